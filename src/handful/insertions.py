@@ -1,0 +1,236 @@
+"""The kinds of insertion: functions that turn a frozen layer's forward into a tuned one. They touch no module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from handful.methods.base import Method
+from handful.sites import Place, is_transposed
+from handful.types import Batch, Params
+
+if TYPE_CHECKING:
+    from handful.noise import Noise
+
+Forward = Callable[..., Any]
+Wrap = Callable[[Forward], Forward]
+
+
+class Call:
+    """One forward pass: parameters shown in broadcasting shape, flattened inputs, and what sites pass on."""
+
+    def __init__(self, method: Method, params: Params, batch: Batch, noise: Noise | None) -> None:
+        self.method, self.noise = method, noise
+        self.num_tasks = batch.num_tasks
+        shared = params.get("shared", {})
+        self.params = {
+            site: {name: self._broadcastable(p) for name, p in {**own, **shared}.items()}
+            for site, own in params.items()
+            if site not in ("shared", "head")
+        }
+        self.inputs = {name: self.flatten(value) for name, value in batch.inputs.items()}
+        self.states: Tensor | None = self.inputs.pop("states", None)
+        self.inputs.pop("row", None)
+        self.spans: dict[str, Tensor] = {}
+
+    def flatten(self, x: Tensor) -> Tensor:
+        """`[T?, B, ...]` -> `[R, ...]`."""
+        return x if self.num_tasks is None else x.flatten(0, 1)
+
+    def unflatten(self, x: Tensor) -> Tensor:
+        """`[R, ...]` -> `[T?, B, ...]`."""
+        return x if self.num_tasks is None else x.unflatten(0, (self.num_tasks, -1))
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """`[R, ..., D]` -> `[T, N, D]`, unchanged for one task without a task dimension."""
+        return x if self.num_tasks is None else x.reshape(self.num_tasks, -1, x.shape[-1])
+
+    def apply(self, place: Place, x: Any, base: Base) -> Any:
+        return self.method.apply(self.params[place.site.name], x, base, place.site)
+
+    def _broadcastable(self, p: Tensor) -> Tensor:
+        """A stacked vector `[T, d]` becomes `[T, 1, d]`, so that it broadcasts over tokens; `[T]` becomes `[T, 1, 1]`."""
+        if self.num_tasks is None or p.ndim > 2:
+            return p
+        return p.unsqueeze(-2) if p.ndim == 2 else p[:, None, None]
+
+
+class Base:
+    """The frozen layer as `Method.apply` sees it (`methods.base.Base` says what its members mean)."""
+
+    mask: Tensor
+
+    def __init__(self, place: Place, forward: Forward, call: Call, unit: Unit | None = None) -> None:
+        self._place, self._forward, self._call, self._unit = place, forward, call, unit
+
+    def __call__(self, x: Any) -> Any:
+        return self._forward(x)
+
+    @property
+    def weight(self) -> Tensor:
+        weight: Tensor = self._place.module.weight  # type: ignore[assignment]
+        weight = weight.T if is_transposed(self._place.module) else weight
+        part = self._place.part
+        return weight if part is None else weight.chunk(part.parts)[part.index]
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias: Tensor | None = getattr(self._place.module, "bias", None)
+        part = self._place.part
+        return bias if part is None or bias is None else bias.chunk(part.parts)[part.index]
+
+    def normalized(self, x: Tensor) -> Tensor:
+        if self._unit is None:
+            raise TypeError(f"{self._place.site.name} is not a norm")
+        return self._unit(x)
+
+    def dropout(self, x: Tensor, p: float) -> Tensor:
+        if p == 0 or self._call.noise is None:
+            return x
+        return self._call.noise.dropout(x, p, self._place.site.index)
+
+
+class Unit:
+    """A norm with scale one and no shift, `d norm(x) / d scale`, from the frozen module's own code."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        zero, one = (_with_constant_weights(norm, value) for value in (0.0, 1.0))
+        probe = torch.linspace(-1, 1, norm.weight.shape[0]).to(norm.weight)  # type: ignore[operator, union-attr]
+        self._offset = bool(zero(probe).abs().max() > 0)  # Gemma scales by 1 + weight
+        self._norm = zero if self._offset else one
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._norm(x)
+
+
+def _with_constant_weights(norm: nn.Module, value: float) -> nn.Module:
+    twin = copy.copy(norm)
+    twin.__dict__ = {name: item for name, item in norm.__dict__.items() if name != "forward"}
+    filled = {"weight": value, "bias": 0.0}
+    twin.__dict__["_parameters"] = {
+        name: None if p is None else nn.Parameter(torch.full_like(p, filled[name]), requires_grad=False)
+        for name, p in norm._parameters.items()
+    }
+    return twin
+
+
+def around_layer(place: Place, call: Call, unit: Unit | None) -> Wrap:
+    def wrap(forward: Forward) -> Forward:
+        base = Base(place, forward, call, unit)
+
+        def tuned(x: Tensor) -> Tensor:
+            y = call.apply(place, call.tokens(x), base)
+            return y.reshape(*x.shape[:-1], y.shape[-1])
+
+        return tuned
+
+    return wrap
+
+
+def around_slice(place: Place, call: Call, unit: Unit | None) -> Wrap:
+    """Around one part of a fused projection, which itself runs once for all its parts."""
+    part = place.part
+    assert part is not None
+
+    def wrap(forward: Forward) -> Forward:
+        def tuned(x: Tensor) -> Tensor:
+            parts = list(forward(x).chunk(part.parts, -1))
+            shown = call.tokens(x)
+
+            def frozen(z: Tensor) -> Tensor:
+                return call.tokens(parts[part.index]) if z is shown else F.linear(z, base.weight, base.bias)
+
+            base = Base(place, frozen, call, unit)
+            y = call.apply(place, shown, base)
+            parts[part.index] = y.reshape(*x.shape[:-1], y.shape[-1])
+            return torch.cat(parts, -1)
+
+        return tuned
+
+    return wrap
+
+
+def record_input(place: Place, call: Call) -> Wrap:
+    """Keeps what enters a sub-layer for `around_span` at its end."""
+
+    def wrap(forward: Forward) -> Forward:
+        def recorded(x: Tensor) -> Tensor:
+            call.spans[place.site.name] = x
+            return forward(x)
+
+        return recorded
+
+    return wrap
+
+
+def around_span(place: Place, call: Call, unit: Unit | None) -> Wrap:
+    def wrap(forward: Forward) -> Forward:
+        def tuned(inner: Tensor) -> Tensor:
+            x, y = call.spans[place.site.name], forward(inner)
+            out = call.apply(place, call.tokens(x), Base(place, lambda _: call.tokens(y), call, unit))
+            return out.reshape(y.shape)
+
+        return tuned
+
+    return wrap
+
+
+def after_block(place: Place, call: Call, unit: Unit | None) -> Wrap:
+    def wrap(forward: Forward) -> Forward:
+        base = Base(place, lambda x: x, call, unit)
+
+        def tuned(*args: Any, **kwargs: Any) -> Any:
+            out = forward(*args, **kwargs)
+            hidden = first_output(out)
+            new = call.apply(place, call.tokens(hidden), base).reshape(hidden.shape)
+            return (new, *out[1:]) if isinstance(out, tuple) else new
+
+        return tuned
+
+    return wrap
+
+
+def extend_keys_values(place: Place, call: Call) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """`(key, value)` `[R, H, S, d]` -> the same with more positions in front."""
+
+    def extend(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        def states(x: Tensor) -> Tensor:
+            return call.unflatten(x.transpose(1, 2).flatten(2))
+
+        def heads(x: Tensor) -> Tensor:
+            return call.flatten(x).unflatten(-1, (key.shape[1], -1)).transpose(1, 2)
+
+        base = Base(place, lambda pair: pair, call)
+        new_key, new_value = call.apply(place, (states(key), states(value)), base)
+        return heads(new_key), heads(new_value)
+
+    return extend
+
+
+def pass_through(states: Tensor | None, as_tuple: bool) -> Wrap:
+    """A block that is skipped: it hands on its input, or puts cached `states` in its place."""
+
+    def wrap(forward: Forward) -> Forward:
+        def skipped(*args: Any, **kwargs: Any) -> Any:
+            hidden = first_input(args, kwargs) if states is None else states
+            return (hidden,) if as_tuple else hidden
+
+        return skipped
+
+    return wrap
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def first_output(out: Any) -> Tensor:
+    return out[0] if isinstance(out, tuple) else out
+
+
+LAYER_WRAPS = {"layer": around_layer, "slice": around_slice, "span": around_span, "output": after_block}

@@ -1,0 +1,63 @@
+"""What a method is: a value with the roles it touches and two functions, written for one task as its paper writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from handful.types import Site
+
+Role = str
+
+
+class Base(Protocol):
+    """The frozen layer that a method is put around. Calling it runs the layer as it was.
+
+    weight      `[d_out, d_in]` of a linear layer (a fused or transposed one is shown this way too), else its `weight`
+    bias        `[d_out]` or None
+    normalized  for norms: the normalised input before scale and shift, so that `base(x) = normalized(x) * w + b`
+    mask        `[..., B, S]`, True at real tokens, for methods that mix tokens
+    dropout     dropout whose mask depends on the task's own seed, step and site, and on nothing else in the batch
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    mask: Tensor
+
+    def __call__(self, x: Any) -> Any: ...
+    def normalized(self, x: Tensor) -> Tensor: ...
+    def dropout(self, x: Tensor, p: float) -> Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Base of every method: a frozen dataclass with `roles`, `init` and `apply`.
+
+    `apply` sees `x` as `[..., N, d_in]` with a matrix parameter `[a, b]` as `[..., a, b]` and a vector `[d]` as
+    `[..., 1, d]`, where `...` is empty for one task and `T` for a stack: write products with `@`, `.mT`, `*` and
+    `einsum("...", ...)` and both are served by the same lines.
+    """
+
+    roles: frozenset[Role] = frozenset()
+    """Where the method acts."""
+
+    def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:
+        """Fresh parameters of one task at one site, such that `apply` changes nothing yet."""
+        raise NotImplementedError
+
+    def apply(self, params: dict[str, Tensor], x: Any, base: Base, site: Site) -> Any:
+        """The tuned layer, around the frozen one."""
+        raise NotImplementedError
+
+    def covers(self, site: Site) -> bool:
+        """Whether the method acts at `site`; by its role unless a method says otherwise."""
+        return site.role in self.roles
+
+    def shared(self, sites: Sequence[Site], generator: torch.Generator) -> dict[str, Tensor]:
+        """Parameters held once for all sites; `apply` finds them beside the site's own."""
+        return {}

@@ -1,0 +1,98 @@
+"""Combining methods: several at once, or one on a range of blocks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handful.methods.base import Base, Method
+from handful.types import Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Union(Method):
+    """Several methods together; where two act at one site, the later one goes around the earlier."""
+
+    methods: tuple[Method, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "roles", frozenset().union(*(method.roles for method in self.methods)))
+
+    def covers(self, site: Site) -> bool:
+        return any(method.covers(site) for method in self.methods)
+
+    def shared(self, sites: Sequence[Site], generator: torch.Generator) -> dict[str, Tensor]:
+        parts: dict[str, Tensor] = {}
+        for i, method in enumerate(self.methods):
+            covered = [site for site in sites if method.covers(site)]
+            parts |= {f"{i}.{name}": value for name, value in method.shared(covered, generator).items()}
+        return parts
+
+    def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:
+        return {
+            f"{i}.{name}": value
+            for i, method in enumerate(self.methods)
+            if method.covers(site)
+            for name, value in method.init(site, generator).items()
+        }
+
+    def apply(self, params: dict[str, Tensor], x: Any, base: Base, site: Site) -> Any:
+        layer = base
+        for i, method in enumerate(self.methods):
+            if method.covers(site):
+                layer = _Nested(method, _part(params, f"{i}."), layer, site)
+        return layer(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnLayers(Method):
+    """A method on blocks `start` (inclusive) to `stop` (exclusive) only; negative numbers count from the top."""
+
+    method: Method
+    start: int = 0
+    stop: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "roles", self.method.roles)
+
+    def covers(self, site: Site) -> bool:
+        inside = range(site.num_layers)[slice(self.start, self.stop)]
+        return site.layer in inside and self.method.covers(site)
+
+    def shared(self, sites: Sequence[Site], generator: torch.Generator) -> dict[str, Tensor]:
+        return self.method.shared(sites, generator)
+
+    def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:
+        return self.method.init(site, generator)
+
+    def apply(self, params: dict[str, Tensor], x: Any, base: Base, site: Site) -> Any:
+        return self.method.apply(params, x, base, site)
+
+
+@dataclass(frozen=True)
+class _Nested:
+    """A tuned layer in the place of a frozen one."""
+
+    method: Method
+    params: dict[str, Tensor]
+    base: Base
+    site: Site
+
+    def __call__(self, x: Any) -> Any:
+        return self.method.apply(self.params, x, self.base, self.site)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.base, name)
+
+
+def _part(params: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+
+
+def union(*methods: Method) -> Union:
+    """`Union`, flattened."""
+    flat = [part for method in methods for part in (method.methods if isinstance(method, Union) else (method,))]
+    return Union(methods=tuple(flat))
+

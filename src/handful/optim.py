@@ -1,0 +1,162 @@
+"""Optimisers over `[T, P]`: the flattened parameters of T tasks, each with its own rate and state.
+
+torch's optimisers mix nothing over tasks either, but know one learning rate a tensor; here it is `[T, 1]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from handful.types import Params
+
+OptimizerName = Literal["sgd", "adamw", "adafactor"]
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each parameter lies in a task's flat vector: `(site, name, shape, start)`."""
+
+    entries: tuple[tuple[str, str, tuple[int, ...], int], ...]
+    size: int
+
+    @staticmethod
+    def of(params: Params) -> Layout:
+        """The layout of stacked params `[T, ...]`."""
+        entries, start = [], 0
+        for site, own in params.items():
+            for name, p in own.items():
+                entries.append((site, name, tuple(p.shape[1:]), start))
+                start += p[0].numel()
+        return Layout(tuple(entries), start)
+
+    def pack(self, params: Params) -> Tensor:
+        """Stacked params -> `[T, P]`, a copy."""
+        return torch.cat([params[site][name].flatten(1) for site, name, _, _ in self.entries], dim=1)
+
+    def unpack(self, flat: Tensor) -> Params:
+        """`[T, P]` -> stacked params, views."""
+        params: Params = {}
+        for site, name, shape, start in self.entries:
+            size = torch.Size(shape).numel()
+            params.setdefault(site, {})[name] = flat[:, start : start + size].unflatten(1, shape or (1,)).reshape(
+                flat.shape[0], *shape
+            )
+        return params
+
+    def mask(self, site: str) -> Tensor:
+        """`[P]`, True where a site's parameters lie."""
+        chosen = torch.zeros(self.size, dtype=torch.bool)
+        for own, _, shape, start in self.entries:
+            if own == site:
+                chosen[start : start + torch.Size(shape).numel()] = True
+        return chosen
+
+
+class Optimizer(Protocol):
+    """`step` returns what is added to `flat [T, P]`, for `lr` broadcastable to it, and changes `state` in place."""
+
+    def init(self, flat: Tensor, layout: Layout) -> State: ...
+    def step(self, flat: Tensor, grad: Tensor, state: State, lr: Tensor, layout: Layout) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class SGD:
+    """`p -= lr (momentum_buffer + weight_decay p)`, as torch.optim.SGD."""
+
+    momentum: float = 0.0
+    weight_decay: float | Tensor = 0.0
+
+    def init(self, flat: Tensor, layout: Layout) -> State:
+        return {"momentum": torch.zeros_like(flat)} if self.momentum else {}
+
+    def step(self, flat: Tensor, grad: Tensor, state: State, lr: Tensor, layout: Layout) -> Tensor:
+        grad = grad + self.weight_decay * flat
+        if self.momentum:
+            grad = state["momentum"].mul_(self.momentum).add_(grad)
+        return -lr * grad
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), as torch.optim.AdamW. `weight_decay` may be `[T, P]`."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float | Tensor = 0.0
+
+    def init(self, flat: Tensor, layout: Layout) -> State:
+        return {
+            "mean": torch.zeros_like(flat),
+            "square": torch.zeros_like(flat),
+            "count": torch.zeros(flat.shape[0], 1, dtype=flat.dtype, device=flat.device),
+        }
+
+    def step(self, flat: Tensor, grad: Tensor, state: State, lr: Tensor, layout: Layout) -> Tensor:
+        count = state["count"].add_(1)
+        mean = state["mean"].lerp_(grad, 1 - self.beta1)
+        square = state["square"].mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
+        root = (square / (1 - self.beta2**count)).sqrt_().add_(self.eps)
+        return -lr * (mean / (1 - self.beta1**count) / root + self.weight_decay * flat)
+
+
+@dataclass(frozen=True)
+class Adafactor:
+    """Adafactor with a given rate (Shazeer & Stern 2018, algorithms 4 to 6), no parameter scaling, no momentum.
+
+    Second moments of matrices are kept as row and column means; updates are clipped to root mean square 1 for each
+    task and tensor, as in T-Few.
+    """
+
+    eps: float = 1e-30
+    clip: float = 1.0
+    decay: float = 0.8
+    weight_decay: float | Tensor = 0.0
+
+    def init(self, flat: Tensor, layout: Layout) -> State:
+        state = {"count": torch.zeros(flat.shape[0], 1, dtype=flat.dtype, device=flat.device)}
+        for i, (_, _, shape, _) in enumerate(layout.entries):
+            sizes = (shape[:-1], (*shape[:-2], shape[-1])) if len(shape) >= 2 else (shape,)
+            for kind, size in zip(("row", "column"), sizes, strict=False):
+                state[f"{kind}.{i}"] = flat.new_zeros(flat.shape[0], *size)
+        return state
+
+    def step(self, flat: Tensor, grad: Tensor, state: State, lr: Tensor, layout: Layout) -> Tensor:
+        count = state["count"].add_(1)
+        beta = 1 - count ** -self.decay  # [T, 1]
+        updates = []
+        for i, (_, _, shape, start) in enumerate(layout.entries):
+            size = torch.Size(shape).numel()
+            g = grad[:, start : start + size].reshape(-1, *shape)
+            square = g.square() + self.eps
+            row = state[f"row.{i}"]
+            b = beta.reshape(-1, *(1,) * (row.ndim - 1))
+            if len(shape) >= 2:
+                column = state[f"column.{i}"]
+                row.mul_(b).add_((1 - b) * square.mean(-1))
+                column.mul_(b).add_((1 - b) * square.mean(-2))
+                scale = (row / row.mean(-1, keepdim=True)).rsqrt()[..., None] * column.rsqrt()[..., None, :]
+            else:
+                row.mul_(b).add_((1 - b) * square)
+                scale = row.rsqrt()
+            update = (g * scale).flatten(1) if shape else (g * scale)[:, None]
+            rms = update.square().mean(1, keepdim=True).sqrt()
+            updates.append(update / (rms / self.clip).clamp(min=1))
+        return -lr * (torch.cat(updates, 1) + self.weight_decay * flat)
+
+
+def optimizer(name: OptimizerName, weight_decay: float | Tensor = 0.0) -> Optimizer:
+    """An optimiser by its name."""
+    kinds: dict[str, type[SGD] | type[AdamW] | type[Adafactor]] = {"sgd": SGD, "adamw": AdamW, "adafactor": Adafactor}
+    return kinds[name](weight_decay=weight_decay)
+
+
+def select(state: State, tasks: Tensor | Sequence[int]) -> State:
+    """The state of some tasks, copied."""
+    return {name: value[tasks] for name, value in state.items()}

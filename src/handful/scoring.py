@@ -1,0 +1,77 @@
+"""From hidden states to class scores: pooling, linear class heads and prototypes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from handful.attach import Adapted, States
+from handful.types import Batch, Params
+
+if TYPE_CHECKING:
+    from handful.noise import Noise
+
+
+def pool(states: States, pooling: str) -> Tensor:
+    """States `[..., S, D]` -> one vector a row `[..., D]`: the "mean" of real tokens, the "first" or the "last" one."""
+    if pooling == "first":
+        return states.hidden[..., 0, :]
+    mask = states.mask
+    if pooling == "last":
+        last = mask.long().cumsum(-1).argmax(-1)
+        return states.hidden.gather(-2, last[..., None, None].expand(*last.shape, 1, states.hidden.shape[-1]))[..., 0, :]
+    weight = mask.to(states.hidden.dtype)[..., None]
+    return (states.hidden * weight).sum(-2) / weight.sum(-2).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Scores `[T?, B, C]` of a linear class head on pooled states, scaled to length `scale` where one is given.
+
+    `adapted` may be None for a head on features that are already pooled (`batch.inputs["features"] [T?, B, D]`).
+    """
+
+    adapted: Adapted | None
+    pooling: str = "mean"
+    scale: float | None = None
+
+    def features(self, params: Params, batch: Batch, noise: Noise | None = None, second_order: bool = False) -> Tensor:
+        """What the head reads, `[T?, B, D]`, in float32 or better."""
+        if self.adapted is None:
+            pooled = batch.inputs["features"]
+        else:
+            pooled = pool(self.adapted(params, batch, noise=noise, second_order=second_order), self.pooling)
+        pooled = pooled.to(torch.promote_types(pooled.dtype, torch.float32))
+        return pooled if self.scale is None else self.scale * F.normalize(pooled, dim=-1)
+
+    def __call__(self, params: Params, batch: Batch, noise: Noise | None = None, second_order: bool = False) -> Tensor:
+        x = self.features(params, batch, noise, second_order)
+        head = params["head"]
+        bias = head["bias"] if batch.num_tasks is None else head["bias"].unsqueeze(-2)
+        return mask_classes(x @ head["weight"].mT + bias, batch.class_mask)
+
+
+def mask_classes(logits: Tensor, class_mask: Tensor | None) -> Tensor:
+    """Logits `[T?, B, C]` with -inf outside `class_mask [T?, C]`."""
+    return logits if class_mask is None else logits.masked_fill(~class_mask.unsqueeze(-2), float("-inf"))
+
+
+def prototypes(x: Tensor, labels: Tensor, row_mask: Tensor, num_classes: int) -> Tensor:
+    """Mean vector of each class, `[T?, C, D]`, of `x [T?, B, D]`; zero for a class without rows."""
+    member = labels if labels.is_floating_point() else F.one_hot(labels, num_classes)
+    member = member.to(x.dtype) * row_mask[..., None].to(x.dtype)
+    return member.mT @ x / member.sum(-2).clamp(min=1)[..., None]
+
+
+def prototype_head(x: Tensor, labels: Tensor, row_mask: Tensor, num_classes: int) -> dict[str, Tensor]:
+    """A linear head that scores by squared distance to the class prototypes (Snell et al. 2017, equation 8).
+
+    `-|x - c|^2 = 2 c x - |c|^2 - |x|^2`, whose last term is the same for all classes; halved, so that on vectors of
+    one length it is the cosine. Returns `weight [T?, C, D]` and `bias [T?, C]`.
+    """
+    c = prototypes(x, labels, row_mask, num_classes)
+    return {"weight": c, "bias": -0.5 * c.square().sum(-1)}

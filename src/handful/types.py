@@ -1,0 +1,124 @@
+"""The nouns of the library and the dimension legend.
+
+Dimensions, in the order in which they appear in every shape:
+
+    T  tasks (optional, always leading)      S  tokens, frames or patches
+    B  rows of one task                      D  hidden width
+    R  rows of all tasks, flattened: T * B   C  classes
+    N  T-less tokens of one task: B * S      L  blocks of the backbone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Params = dict[str, "dict[str, Tensor]"]
+"""site name -> parameter name -> tensor, shaped `[...]` for one task or `[T, ...]` for T tasks."""
+
+SELF_ATTENTION = frozenset({"attention.query", "attention.key", "attention.value", "attention.out"})
+CROSS_ATTENTION = frozenset({"cross.query", "cross.key", "cross.value", "cross.out"})
+FEED_FORWARD = frozenset({"ffn.in", "ffn.gate", "ffn.out"})
+LINEARS = SELF_ATTENTION | CROSS_ATTENTION | FEED_FORWARD
+NORMS = frozenset(
+    {
+        "attention.norm", "attention.post_norm", "attention.query_norm", "attention.key_norm",
+        "cross.norm", "ffn.norm", "ffn.post_norm", "embeddings.norm", "final.norm",
+    }
+)  # fmt: skip
+"""Roles by kind of layer; `families` says what each one is."""
+
+TaskKind = Literal["classification", "multilabel"]
+Label = str | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row: a text, an optional second text, and a label (a tuple of labels for multi-label tasks)."""
+
+    text: str
+    text_pair: str | None = None
+    label: Label | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A named set of labelled examples. `labels` fixes the class order."""
+
+    name: str
+    examples: Sequence[Example]
+    labels: tuple[str, ...]
+    kind: TaskKind = "classification"
+    template: str | None = None
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A few-shot draw from a task: what is learned from and what is asked."""
+
+    support: Task
+    query: Task
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded rows of one task (`[B, ...]`) or of T tasks (`[T, B, ...]`).
+
+    inputs     model inputs by name, e.g. `input_ids` `[T?, B, S]`
+    row_mask   `[T?, B]`, False where a row only fills up a ragged stack
+    labels     `[T?, B]` int64 class indices, or `[T?, B, C]` float 0/1 for multi-label
+    class_mask `[T?, C]`, False where a class only fills up a ragged stack
+    """
+
+    inputs: Mapping[str, Tensor]
+    row_mask: Tensor
+    labels: Tensor | None = None
+    class_mask: Tensor | None = None
+
+    @property
+    def num_tasks(self) -> int | None:
+        """T, or None for the batch of a single task without a task dimension."""
+        return self.row_mask.shape[0] if self.row_mask.ndim == 2 else None
+
+    def with_inputs(self, **inputs: Tensor) -> Batch:
+        return replace(self, inputs={**self.inputs, **inputs})
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Unnormalised class scores `[T?, B, C]`; classes outside `class_mask` hold -inf."""
+
+    logits: Tensor
+
+    def probabilities(self, kind: TaskKind = "classification", temperature: float = 1.0) -> Tensor:
+        scaled = self.logits / temperature
+        return scaled.sigmoid() if kind == "multilabel" else scaled.softmax(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a method acts: one place in one block of the backbone.
+
+    name       unique key of the site in `Params`: the module's path, with `#role` where one module holds several
+    role       what the place does: "attention.query", "ffn.out", "ffn.norm", ...
+    stack      "encoder", "decoder", "vision" or "text"
+    layer      block index in its stack, -1 outside the blocks
+    num_layers blocks in the stack
+    index      running number over all sites of the attached method
+    d_in,d_out widths of what enters and leaves; for norms and embeddings both are the width of the states
+    """
+
+    name: str
+    role: str
+    stack: str
+    layer: int
+    num_layers: int
+    d_in: int
+    d_out: int
+    index: int = 0
+    has_bias: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
