@@ -10,33 +10,34 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from handful import kernels
 from handful.backbone import Backbone
 from handful.errors import MethodError
-from handful.forward import run_backbone, token_mask
+from handful.forward import called, run_backbone, token_mask
 from handful.insertions import (
     LAYER_WRAPS,
     Base,
     Call,
     Forward,
+    Skip,
     Unit,
     Wrap,
     extend_keys_values,
     first_input,
     first_output,
-    pass_through,
     record_input,
+    with_virtual_tokens,
 )
 from handful.methods.base import Method
-from handful.sites import Place, find_places, lowest_block, resolve
+from handful.sites import find_places, lowest_block, resolve, towers
 from handful.types import Batch, Params, Site
 
 if TYPE_CHECKING:
@@ -62,19 +63,20 @@ class Adapted:
     def __init__(self, backbone: Backbone, method: Method, *, checkpoint: bool = False) -> None:
         self.backbone, self.method, self.checkpoint = backbone, method, checkpoint
         self.places = find_places(backbone, method)
-        self.sites: tuple[Site, ...] = tuple(place.site for place in self.places)
         self.beside = self.places[0].kind == "states"
-        if self.beside and len(self.places) > 1:
-            self.places = (self.places[-1],)  # the tower whose states are the output
-            self.sites = (self.places[0].site,)
+        self._towers = towers(backbone, self.places) if self.beside else {}
+        if self.beside:
+            self.places = tuple(self._towers.values())
+        self.sites: tuple[Site, ...] = tuple(place.site for place in self.places)
         stacks = backbone.family.stacks
-        resumable = len(stacks) == 1 and stacks[0].resumable
-        self.first_block = lowest_block(self.places) if resumable and not self.beside else 0
-        stack = next(stack for stack in stacks if stack.name == self.sites[-1].stack)
-        self._blocks: Sequence[nn.Module] = list(resolve(backbone.model, stack.blocks))  # type: ignore[arg-type]
-        self.first_block = min(self.first_block, len(self._blocks) - 1)
-        self._units = {p.site.name: Unit(p.module) for p in self.places if p.kind == "layer" and _is_norm(p.module)}
-        self._tuple_blocks = False
+        self._blocks = [b for stack in stacks for b in resolve(backbone.model, stack.blocks)]  # type: ignore[union-attr]
+        resumable = len(stacks) == 1 and stacks[0].resumable and not self.beside
+        self.first_block = min(lowest_block(self.places), len(self._blocks) - 1) if resumable else 0
+        offset = backbone.family.norm_offset
+        self._units = {
+            p.site.name: Unit(p.module, offset) for p in self.places if p.kind == "layer" and _is_norm(p.module)
+        }
+        self._skip = Skip()
 
     def init(self, seed: int, tasks: int | None = None) -> Params:
         """Fresh parameters, `[...]` or `[tasks, ...]`. Task t of a stack starts as it would alone with `seed + t`."""
@@ -104,11 +106,11 @@ class Adapted:
     ) -> States:
         """Hidden states `[T?, B, S, D]`; `params` and `batch` both have the task dimension or neither has."""
         call = Call(self.method, self._in_backbone_dtype(params), batch, noise)
-        with kernels.differentiable_twice(second_order), self.backbone.lock:
+        with self.backbone.lock:
             if self.beside:
                 hidden, mask = self._run_beside(call)
             else:
-                with self._patched(call):
+                with self._patched(call, second_order):
                     hidden, mask = self._run(call)
         return States(call.unflatten(hidden), call.unflatten(mask))
 
@@ -145,16 +147,7 @@ class Adapted:
 
                 return reached
 
-            def look(forward: Forward) -> Forward:
-                def looked(*args: Any, **kwargs: Any) -> Any:
-                    out = forward(*args, **kwargs)
-                    self._tuple_blocks = isinstance(out, tuple)
-                    return out
-
-                return looked
-
-            patches = [(self._blocks[self.first_block], stop), (self._blocks[0], look)]
-            with patched(patches), contextlib.suppress(_Reached):
+            with patched([(self._blocks[self.first_block], stop)]), contextlib.suppress(_Reached):
                 run_backbone(self.backbone, call.inputs)
             return call.unflatten(seen[0])
 
@@ -162,17 +155,18 @@ class Adapted:
         inputs, virtual = dict(call.inputs), 0
         for place in self.places:
             if place.kind == "tokens":
-                inputs, virtual = _with_virtual_tokens(call, place, inputs)
+                inputs, virtual = with_virtual_tokens(call, place, inputs)
         hidden, mask = run_backbone(self.backbone, inputs)
-        if virtual and hidden.shape[1] == mask.shape[1]:  # a decoder's output has no virtual positions
-            hidden, mask = hidden[:, virtual:], mask[:, virtual:]
-        return hidden, mask
+        if self.backbone.model.config.is_encoder_decoder:  # virtual positions are the encoder's, these states are not
+            return hidden, mask
+        return hidden[:, virtual:], mask[:, virtual:]
 
     def _run_beside(self, call: Call) -> tuple[Tensor, Tensor]:
+        place = self._towers[called(self.backbone, call.inputs)]
         states, final, mask = self._all_states(call)
-        base = Base(self.places[0], lambda _: call.unflatten(final), call)
+        base = Base(place, lambda _: call.unflatten(final), call)
         base.mask = call.unflatten(mask)
-        hidden = call.apply(self.places[0], tuple(call.unflatten(state) for state in states), base)
+        hidden = call.apply(place, tuple(call.unflatten(state) for state in states), base)
         return hidden.reshape(final.shape), mask
 
     @torch.no_grad()
@@ -193,36 +187,39 @@ class Adapted:
 
             return recorded
 
-        with patched([(block, record) for block in self._blocks]):
+        blocks: nn.ModuleList = self._towers[called(self.backbone, call.inputs)].module  # type: ignore[assignment]
+        with patched([(block, record) for block in blocks]):
             final, mask = run_backbone(self.backbone, call.inputs)
         return states, final, mask
 
     @contextlib.contextmanager
-    def _patched(self, call: Call) -> Iterator[None]:
+    def _patched(self, call: Call, second_order: bool) -> Iterator[None]:
         patches: list[tuple[nn.Module, Wrap]] = []
         extensions: dict[nn.Module, kernels.Extend] = {}
         for place in self.places:
-            if place.kind == "span":
-                assert place.entry is not None
+            if place.entry is not None:
                 patches.append((place.entry, record_input(place, call)))
             if place.kind in LAYER_WRAPS:
                 wrap = LAYER_WRAPS[place.kind](place, call, self._units.get(place.site.name))
                 patches.append((place.module, wrap))
             elif place.kind == "keys_values":
                 extensions[place.module] = extend_keys_values(place, call)
-        if call.states is not None:
-            skipped = self._blocks[: self.first_block]
-            patches += [(block, pass_through(None, self._tuple_blocks)) for block in skipped[:-1]]
-            patches.append((skipped[-1], pass_through(call.states, self._tuple_blocks)))
-        with contextlib.ExitStack() as stack:
-            if extensions:
-                stack.enter_context(_extended_attention(self.backbone.model, extensions))
+        if call.states is not None and self.first_block:
+            patches += [(block, self._skip.wrap(None)) for block in self._blocks[: self.first_block - 1]]
+            patches.append((self._blocks[self.first_block - 1], self._skip.wrap(call.states)))
+
+        @contextlib.contextmanager
+        def inside() -> Iterator[None]:
+            with self.backbone.lock, contextlib.ExitStack() as stack:
+                stack.enter_context(kernels.differentiable_twice(second_order))
+                if extensions:
+                    stack.enter_context(kernels.extended_attention(self.backbone.model, extensions))
+                stack.enter_context(patched(patches))
+                yield
+
+        with inside(), contextlib.ExitStack() as stack:
             if self.checkpoint and torch.is_grad_enabled():
-                inner = list(patches)
-                live = _Live()
-                patches = patches + [(block, _recomputed(inner, live)) for block in self._blocks[self.first_block :]]
-                stack.callback(live.end)
-            stack.enter_context(patched(patches))
+                stack.enter_context(_recomputed(self._blocks[self.first_block :], inside))
             yield
 
     def _in_backbone_dtype(self, params: Params) -> Params:
@@ -254,50 +251,13 @@ def patched(patches: Sequence[tuple[nn.Module, Wrap]]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _extended_attention(model: nn.Module, extensions: dict[nn.Module, kernels.Extend]) -> Iterator[None]:
-    """Runs the attention of a model through `kernels`, by its configurations' `_attn_implementation`."""
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
-    before = [(config, config._attn_implementation) for config in configs]
-    with kernels.extended(extensions, model.config._attn_implementation):  # type: ignore[union-attr, arg-type]
-        try:
-            for config, _ in before:
-                config._attn_implementation_internal = kernels.NAME
-            yield
-        finally:
-            for config, implementation in before:
-                config._attn_implementation_internal = implementation
-
-
-def _with_virtual_tokens(call: Call, place: Place, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
-    """The inputs with embeddings in the place of ids, and how many positions a method has put in front."""
-    ids = inputs.pop("input_ids")
-    embedded = call.apply(place, call.unflatten(ids), Base(place, place.module.forward, call))
-    embedded = embedded if call.num_tasks is None else embedded.flatten(0, 1)
-    virtual = embedded.shape[1] - ids.shape[1]
-    for name, fill in (("attention_mask", 1), ("token_type_ids", 0)):
-        if name in inputs:
-            inputs[name] = F.pad(inputs[name], (virtual, 0), value=fill)
-    return inputs | {"inputs_embeds": embedded}, virtual
-
-
-class _Live:
-    """Whether the call whose blocks may be recomputed is still running."""
-
-    def __init__(self) -> None:
-        self.running = True
-
-    def end(self) -> None:
-        self.running = False
-
-
-def _recomputed(patches: list[tuple[nn.Module, Wrap]], live: _Live) -> Wrap:
-    """A block that stores its input only and runs again in the backward pass, under the same patches."""
+def _recomputed(blocks: Sequence[nn.Module], inside: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Within, blocks store their inputs only; the backward pass runs them again `inside()` what this pass ran in."""
+    running = True
 
     def wrap(forward: Forward) -> Forward:
         def run(*args: Any, **kwargs: Any) -> Any:
-            if live.running:
-                return forward(*args, **kwargs)
-            with patched(patches):
+            with contextlib.nullcontext() if running else inside():
                 return forward(*args, **kwargs)
 
         def checkpointed(*args: Any, **kwargs: Any) -> Any:
@@ -305,7 +265,11 @@ def _recomputed(patches: list[tuple[nn.Module, Wrap]], live: _Live) -> Wrap:
 
         return checkpointed
 
-    return wrap
+    try:
+        with patched([(block, wrap) for block in blocks]):
+            yield
+    finally:
+        running = False
 
 
 def map_params(function: Callable[[Tensor], Tensor], params: Params) -> Params:
@@ -315,9 +279,9 @@ def map_params(function: Callable[[Tensor], Tensor], params: Params) -> Params:
 
 def stack_params(each: Sequence[Params]) -> Params:
     """Params of T tasks `[...]` -> `[T, ...]`."""
-    first = each[0]
     return {
-        site: {name: torch.stack([params[site][name] for params in each]) for name in own} for site, own in first.items()
+        site: {name: torch.stack([params[site][name] for params in each]) for name in own}
+        for site, own in each[0].items()
     }
 
 

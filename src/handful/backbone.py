@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from handful.errors import BackboneError
 from handful.families import Family, families
+from handful.families import family_of as table_of
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +64,14 @@ class Backbone:
 
 
 @cache
+def shared(
+    id: str, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu", attention: str | None = None
+) -> Backbone:
+    """`load`, once for each set of arguments in a process: backbones are frozen, so all may use the same one."""
+    return load(id, dtype=dtype, device=device, attention=attention)
+
+
+@cache
 def aliases() -> dict[str, Callable[[], str]]:
     """Short name -> a function that gives the hub id or folder. Plug-ins: entry point group `handful.backbones`."""
     built_in = {name: _packaged(name) for name in _PACKAGED}
@@ -88,7 +98,8 @@ def load(
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        model = AutoModel.from_pretrained(source, trust_remote_code=False, dtype="auto", **options)
+        with _quiet():
+            model = AutoModel.from_pretrained(source, trust_remote_code=False, dtype="auto", **options)
     except (OSError, ValueError) as error:
         raise _not_found(name, error) from error
     tokenizer = None
@@ -130,7 +141,7 @@ def family_of(model: nn.Module) -> Family:
     """The role table of a model; BackboneError lists its linear layers and shows the table to write."""
     model_type: str = model.config.model_type  # type: ignore[union-attr, assignment]
     if model_type in families():
-        return families()[model_type]
+        return table_of(model.config)
     from torch import nn
 
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -160,6 +171,20 @@ def cache_dir() -> Path:
     chosen = os.environ.get("HANDFUL_CACHE")
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     return Path(chosen).expanduser() if chosen else Path(home).expanduser() / "handful"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar of transformers' own while weights are read."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _cached_fingerprint(folder: Path, model: PreTrainedModel) -> str:

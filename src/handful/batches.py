@@ -98,15 +98,15 @@ def plan(length: Tensor, budget: int = TOKEN_BUDGET) -> Iterator[tuple[slice, Te
 def _segments(longest: np.ndarray, num_tasks: int, budget: int) -> list[tuple[int, int]]:
     """Cuts ranks `0..B` (longest first) into segments of least cost: padded tokens plus `OVERHEAD` for each pass."""
     total = int((longest > 0).sum())
-    cost = np.full(total + 1, np.inf)
-    cost[0], back = 0.0, np.zeros(total + 1, dtype=int)
+    cost, back = np.zeros(total + 1), np.zeros(total + 1, dtype=int)
+    first = 0
     for last in range(1, total + 1):
-        for first in range(last - 1, -1, -1):
-            tokens = num_tasks * (last - first) * int(longest[first])
-            if tokens > budget and last - first > 1:
-                break
-            if cost[first] + tokens + OVERHEAD < cost[last]:
-                cost[last], back[last] = cost[first] + tokens + OVERHEAD, first
+        while first < last - 1 and num_tasks * (last - first) * longest[first] > budget:
+            first += 1
+        tokens = num_tasks * np.arange(last - first, 0, -1) * longest[first:last]
+        costs = cost[first:last] + tokens + OVERHEAD
+        back[last] = first + int(costs.argmin())
+        cost[last] = costs[back[last] - first]
     cuts = [total]
     while cuts[-1] > 0:
         cuts.append(int(back[cuts[-1]]))
@@ -142,3 +142,11 @@ def concatenate(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
             parts = [torch.cat([p, p.new_zeros(p.shape[0], width - p.shape[1], *p.shape[2:])], 1) for p in parts]
         joined[name] = torch.cat(parts)
     return joined
+
+
+def take_all(rows: Rows, budget: int = TOKEN_BUDGET) -> Iterator[tuple[Tensor, Batch, Tensor]]:
+    """Every row of every task once, with little padding: `(tasks [t], batch [t, b, ...], columns [t, b])`."""
+    length = torch.where(rows.index >= 0, lengths(rows.pool)[rows.index.clamp(min=0).cpu()].to(rows.index.device), 0)
+    for part, columns in plan(length.cpu(), budget):
+        tasks = torch.arange(rows.num_tasks)[part]
+        yield tasks, rows.take(tasks, columns), columns

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,8 +24,6 @@ class Checkpoint:
 
     def load(self) -> dict[str, Tensor] | None:
         """The tensors kept, or None where there are none of this very run."""
-        from safetensors import safe_open
-
         try:
             with safe_open(self.path, "pt") as file:
                 if (file.metadata() or {}).get("digest") != self.digest:
@@ -34,13 +32,13 @@ class Checkpoint:
         except (OSError, SafetensorError):
             return None
 
-    def save(self, tensors: dict[str, Tensor], *, force: bool = False) -> None:
-        """Keeps the tensors if it is time; a reader finds the old file or the new one, never half of one."""
-        if not force and time.monotonic() - self._saved < self.seconds:
+    def save(self, tensors: Callable[[], dict[str, Tensor]], *, last: bool = False) -> None:
+        """Keeps the tensors if it is time, or the last time; a reader finds the old file or the new, never half of one."""
+        if not last and time.monotonic() - self._saved < self.seconds:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata={"digest": self.digest})
+        save_file({n: t.contiguous() for n, t in tensors().items()}, temporary, metadata={"digest": self.digest})
         temporary.replace(self.path)
         self._saved = time.monotonic()
 

@@ -7,7 +7,7 @@ task's own, and what is padded is masked.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -15,10 +15,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from handful.batches import TOKEN_BUDGET, Rows, lengths, plan
+from handful.batches import TOKEN_BUDGET, Rows, take_all
 from handful.checkpoint import Checkpoint
-from handful.noise import Noise, mix
+from handful.noise import Noise
 from handful.optim import Layout, OptimizerName, optimizer, select
+from handful.passes import Pass, Passes
 from handful.types import Batch, Params
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -41,7 +42,8 @@ class Schedule:
     warmup, decay share of steps with rising rate; "linear" to zero, or "constant" after
     head_lr       the rate of the class head, where it differs
     clip          largest gradient norm of a task; None for no limit
-    weight_decay  one number, one for each task, or `[T, P]`
+    weight_decay  decoupled from the gradient; one number or one for each task
+    l2            weight of half the squared norm, added to a task's loss; one number or one for each task
     """
 
     steps: int | Sequence[int] = 100
@@ -53,6 +55,7 @@ class Schedule:
     head_lr: float | None = None
     clip: float | None = 1.0
     weight_decay: float | Sequence[float] = 0.0
+    l2: float | Sequence[float] = 0.0
 
 
 @dataclass
@@ -74,6 +77,7 @@ def fit(
     watch: Watch | None = None,
     watch_every: int = 1,
     checkpoint: Path | None = None,
+    memory: dict[str, Tensor] | None = None,
     budget: int = TOKEN_BUDGET,
 ) -> tuple[Params, History]:
     """Trains stacked params `[T, ...]` on T tasks at once; returns them and the history. The input is not changed.
@@ -81,6 +85,7 @@ def fit(
     seed        one for all tasks or one for each; it decides order and dropout
     watch       called as `watch(step, params, tasks)` after every `watch_every` steps with the tasks still training
     checkpoint  a file to continue from, and to keep progress in; the result is the same to the bit
+    memory      what `watch` has gathered; it is kept and restored with the checkpoint
     budget      tokens of one forward pass (`batches.plan`)
 
     A task whose loss is no longer finite stops with its last good parameters, and `History.stopped` says so.
@@ -90,21 +95,18 @@ def fit(
     layout = Layout.of(params)
     run = _Run(layout, schedule, num_tasks, params)
     kept = Checkpoint(checkpoint, run.identity(params, rows, seeds)) if checkpoint else None
+    memory = {} if memory is None else memory
     if kept and (found := kept.load()) is not None:
         run.restore(found)
-    length, counts = lengths(rows.pool), rows.counts().tolist()
+        memory.update({name.removeprefix("memory."): x for name, x in found.items() if name.startswith("memory.")})
+    passes = Passes(rows, schedule.batch_size, seeds, budget)
     while run.active:
-        tasks = torch.tensor(run.active)
-        columns = [_columns(counts[t], schedule.batch_size, run.step, seeds[t]) for t in run.active]
-        columns = torch.nn.utils.rnn.pad_sequence(columns, batch_first=True, padding_value=-1)
-        value, grad = _gradient(model, run, rows, loss, tasks, columns, length, seeds, budget)
+        value, grad = _gradient(model, run, loss, passes.of(run.active, run.step))
         run.update(value, grad)
         if watch and (run.step % watch_every == 0 or not run.active):
             watch(run.step, layout.unpack(run.flat), run.last_active)
         if kept:
-            kept.save(run.tensors)
-    if kept:
-        kept.save(run.tensors, force=True)
+            kept.save(lambda: run.tensors | {f"memory.{name}": x for name, x in memory.items()}, last=not run.active)
     history = History(run.losses[: run.step], dict(run.stopped))
     return {s: {n: p.clone() for n, p in own.items()} for s, own in layout.unpack(run.flat).items()}, history
 
@@ -112,11 +114,8 @@ def fit(
 @torch.no_grad()
 def evaluate(model: Model, params: Params, rows: Rows, *, budget: int = 4 * TOKEN_BUDGET) -> Tensor:
     """Scores `[T, M, C]` of all rows of T tasks; rows that only pad a task are zero, absent classes -inf."""
-    length = torch.where(rows.index >= 0, lengths(rows.pool)[rows.index.clamp(min=0).cpu()].to(rows.index.device), 0)
     out = None
-    for part, columns in plan(length.cpu(), budget):
-        tasks = torch.arange(rows.num_tasks)[part]
-        batch = rows.take(tasks, columns)
+    for tasks, batch, columns in take_all(rows, budget):
         logits = model(_some(params, tasks), batch).float()
         if out is None:
             out = torch.zeros(*rows.index.shape, logits.shape[-1], device=logits.device)
@@ -145,8 +144,8 @@ class _Run:
         device = self.flat.device
         self.steps = torch.as_tensor(schedule.steps).expand(num_tasks).tolist()
         self.lr = torch.as_tensor(schedule.lr, dtype=self.flat.dtype).expand(num_tasks).to(device)
-        decay = torch.as_tensor(schedule.weight_decay, dtype=self.flat.dtype, device=device)
-        self.decay = decay if decay.ndim == 2 else decay.expand(num_tasks)[:, None]
+        decay, l2 = (torch.as_tensor(x, dtype=self.flat.dtype) for x in (schedule.weight_decay, schedule.l2))
+        self.decay, self.l2 = (x.expand(num_tasks)[:, None].to(device) for x in (decay, l2))
         self.head = layout.mask("head").to(device)
         self.state = optimizer(schedule.optimizer).init(self.flat, layout)
         self.losses = torch.full((max(self.steps), num_tasks), math.nan)
@@ -175,6 +174,7 @@ class _Run:
         chosen, grad, norm = chosen[fine.cpu()], grad[fine], norm[fine]
         if len(chosen):
             flat = self.flat[chosen]
+            grad = grad + self.l2[chosen] * flat
             self.good[chosen] = flat
             if self.schedule.clip is not None:
                 grad = grad * (self.schedule.clip / (norm + 1e-6)).clamp(max=1)
@@ -220,50 +220,32 @@ class _Run:
         self.active = [t for t in self.active if t not in self.stopped and self.step < self.steps[t]]
 
 
-def _columns(count: int, batch_size: int | None, step: int, seed: int) -> Tensor:
-    """Which of a task's `count` rows step `step` takes: epochs of seeded permutations, cut into batches."""
-    if batch_size is None or batch_size >= count:
-        return torch.arange(count)
-    places = torch.arange(step * batch_size, (step + 1) * batch_size)
-    orders = {
-        epoch: torch.randperm(count, generator=torch.Generator().manual_seed(mix(seed, epoch)))
-        for epoch in (places // count).unique().tolist()
-    }
-    return torch.stack([orders[place // count][place % count] for place in places.tolist()])
-
-
-def _gradient(
-    model: Model, run: _Run, rows: Rows, loss: Loss, tasks: Tensor, columns: Tensor, length: Tensor,
-    seeds: Sequence[int], budget: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Each task's mean loss `[t]` and gradient `[t, P]`, over forward passes that together see every row once."""
-    flat = run.flat[tasks].requires_grad_()
-    index = rows.index[tasks[:, None], columns.clamp(min=0)].cpu()
-    length = torch.where((columns >= 0) & (index >= 0), length[index.clamp(min=0)], 0)
-    count = (length > 0).sum(1).to(flat.device)
-    value = torch.zeros(len(tasks), dtype=torch.float32, device=flat.device)
+def _gradient(model: Model, run: _Run, loss: Loss, passes: Iterable[Pass]) -> tuple[Tensor, Tensor]:
+    """Each training task's mean loss `[t]` and gradient `[t, P]`, over forward passes that see every row once."""
+    flat = run.flat[torch.tensor(run.active)]
+    value = torch.zeros(len(flat), dtype=torch.float32, device=flat.device)
     grad = torch.zeros_like(flat)
-    for part, ranks in plan(length, budget):
-        picked = torch.where(ranks >= 0, columns[part].gather(1, ranks.clamp(min=0)), -1)
-        batch = rows.take(tasks[part], picked)
-        noise = _noise(seeds, tasks[part], run.step, index[part].gather(1, ranks.clamp(min=0)))
-        logits = model(run.layout.unpack(flat[part]), batch, noise).float()
+    for each in passes:
+        params, batch = run.layout.unpack(flat[each.part]), each.batch
+        leaves = [p.requires_grad_() for p in _leaves(params)]  # of their own: a slice's gradient is as large as `flat`
+        logits = model(params, batch, each.noise(run.step)).float()
         assert batch.labels is not None
-        each = torch.where(batch.row_mask, loss(_finite(logits, batch.row_mask), batch.labels), 0.0).sum(1) / count[part]
-        (own,) = torch.autograd.grad(each.sum(), flat)
-        grad += own
-        value[part] += each.detach()
+        losses = torch.where(batch.row_mask, loss(_finite(logits, batch.row_mask), batch.labels), 0.0).sum(1)
+        losses = losses / each.counts
+        found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)
+        for sum_, own in zip(_leaves(run.layout.unpack(grad[each.part])), found, strict=True):
+            sum_ += own
+        value[each.part] += losses.detach()
     return value, grad
+
+
+def _leaves(params: Params) -> list[Tensor]:
+    return [p for own in params.values() for p in own.values()]
 
 
 def _finite(logits: Tensor, row_mask: Tensor) -> Tensor:
     """Rows that only pad are zero, so that nothing undefined in them reaches a gradient."""
     return torch.where(row_mask[..., None], logits, 0.0)
-
-
-def _noise(seeds: Sequence[int], tasks: Tensor, step: int, index: Tensor) -> Noise:
-    flat = [mix(seeds[t], step, row) for t, own in zip(tasks.tolist(), index.tolist(), strict=True) for row in own]
-    return Noise(tuple(flat))
 
 
 def _some(params: Params, tasks: Tensor) -> Params:

@@ -36,7 +36,7 @@ class Call:
         self.inputs = {name: self.flatten(value) for name, value in batch.inputs.items()}
         self.states: Tensor | None = self.inputs.pop("states", None)
         self.inputs.pop("row", None)
-        self.spans: dict[str, Tensor] = {}
+        self.entered: dict[str, Tensor] = {}
 
     def flatten(self, x: Tensor) -> Tensor:
         """`[T?, B, ...]` -> `[R, ...]`."""
@@ -54,7 +54,7 @@ class Call:
         return self.method.apply(self.params[place.site.name], x, base, place.site)
 
     def _broadcastable(self, p: Tensor) -> Tensor:
-        """A stacked vector `[T, d]` becomes `[T, 1, d]`, so that it broadcasts over tokens; `[T]` becomes `[T, 1, 1]`."""
+        """A stacked vector `[T, d]` becomes `[T, 1, d]`, which broadcasts over tokens; `[T]` becomes `[T, 1, 1]`."""
         if self.num_tasks is None or p.ndim > 2:
             return p
         return p.unsqueeze(-2) if p.ndim == 2 else p[:, None, None]
@@ -96,13 +96,13 @@ class Base:
 
 
 class Unit:
-    """A norm with scale one and no shift, `d norm(x) / d scale`, from the frozen module's own code."""
+    """A norm with scale one and no shift, `d norm(x) / d scale`, by the frozen module's own code.
 
-    def __init__(self, norm: nn.Module) -> None:
-        zero, one = (_with_constant_weights(norm, value) for value in (0.0, 1.0))
-        probe = torch.linspace(-1, 1, norm.weight.shape[0]).to(norm.weight)  # type: ignore[operator, union-attr]
-        self._offset = bool(zero(probe).abs().max() > 0)  # Gemma scales by 1 + weight
-        self._norm = zero if self._offset else one
+    `offset` is what the norm adds to its weight (Gemma scales by 1 + weight).
+    """
+
+    def __init__(self, norm: nn.Module, offset: float) -> None:
+        self._norm = _with_constant_weights(norm, 1.0 - offset)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._norm(x)
@@ -124,6 +124,8 @@ def around_layer(place: Place, call: Call, unit: Unit | None) -> Wrap:
         base = Base(place, forward, call, unit)
 
         def tuned(x: Tensor) -> Tensor:
+            if place.entry is not None and x is not call.entered[place.site.name]:
+                return forward(x)
             y = call.apply(place, call.tokens(x), base)
             return y.reshape(*x.shape[:-1], y.shape[-1])
 
@@ -156,12 +158,12 @@ def around_slice(place: Place, call: Call, unit: Unit | None) -> Wrap:
 
 
 def record_input(place: Place, call: Call) -> Wrap:
-    """Keeps what enters a sub-layer for `around_span` at its end."""
+    """Keeps what enters `place.entry`, for a place inside it or at its end."""
 
     def wrap(forward: Forward) -> Forward:
-        def recorded(x: Tensor) -> Tensor:
-            call.spans[place.site.name] = x
-            return forward(x)
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            call.entered[place.site.name] = first_input(args, kwargs)
+            return forward(*args, **kwargs)
 
         return recorded
 
@@ -171,7 +173,7 @@ def record_input(place: Place, call: Call) -> Wrap:
 def around_span(place: Place, call: Call, unit: Unit | None) -> Wrap:
     def wrap(forward: Forward) -> Forward:
         def tuned(inner: Tensor) -> Tensor:
-            x, y = call.spans[place.site.name], forward(inner)
+            x, y = call.entered[place.site.name], forward(inner)
             out = call.apply(place, call.tokens(x), Base(place, lambda _: call.tokens(y), call, unit))
             return out.reshape(y.shape)
 
@@ -212,17 +214,38 @@ def extend_keys_values(place: Place, call: Call) -> Callable[[Tensor, Tensor], t
     return extend
 
 
-def pass_through(states: Tensor | None, as_tuple: bool) -> Wrap:
-    """A block that is skipped: it hands on its input, or puts cached `states` in its place."""
+def with_virtual_tokens(call: Call, place: Place, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+    """The inputs with embeddings in the place of ids, and how many positions a method has put in front."""
+    ids = inputs.pop("input_ids")
+    embedded = call.flatten(call.apply(place, call.unflatten(ids), Base(place, place.module.forward, call)))
+    virtual = embedded.shape[1] - ids.shape[1]
+    for name, fill in (("attention_mask", 1), ("token_type_ids", 0)):
+        if name in inputs:
+            inputs[name] = F.pad(inputs[name], (virtual, 0), value=fill)
+    return inputs | {"inputs_embeds": embedded}, virtual
 
-    def wrap(forward: Forward) -> Forward:
-        def skipped(*args: Any, **kwargs: Any) -> Any:
-            hidden = first_input(args, kwargs) if states is None else states
-            return (hidden,) if as_tuple else hidden
 
-        return skipped
+class Skip:
+    """Blocks that are not run: the last one answers with cached states, the others hand on what they get.
 
-    return wrap
+    What a block returns beside its states is None in their place; how much that is, the first block is run to see.
+    """
+
+    def __init__(self) -> None:
+        self._beside: int | None = None
+
+    def wrap(self, states: Tensor | None) -> Wrap:
+        def wrap(forward: Forward) -> Forward:
+            def skipped(*args: Any, **kwargs: Any) -> Any:
+                if self._beside is None:
+                    out = forward(*args, **kwargs)
+                    self._beside = len(out) - 1 if isinstance(out, tuple) else -1
+                hidden = first_input(args, kwargs) if states is None else states
+                return hidden if self._beside < 0 else (hidden, *[None] * self._beside)
+
+            return skipped
+
+        return wrap
 
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,11 +22,15 @@ def mix(*parts: int) -> int:
     return state >> 1
 
 
-@dataclass(frozen=True)
 class Noise:
-    """One seed for each row `[R]` of the batch."""
+    """One seed for each row `[R]` of the batch, or a function that makes them should anything be random."""
 
-    seeds: tuple[int, ...]
+    def __init__(self, seeds: Sequence[int] | Callable[[], Sequence[int]]) -> None:
+        self._given = seeds
+
+    @cached_property
+    def seeds(self) -> Sequence[int]:
+        return self._given() if callable(self._given) else self._given
 
     def dropout(self, x: Tensor, p: float, site: int) -> Tensor:
         """Inverted dropout of `x [..., D]` whose leading dimensions hold the R rows in order.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,10 @@ from torch import Tensor
 from handful.backbone import Backbone
 from handful.errors import BackboneError, DataError, HandfulWarning
 from handful.types import Batch, Example, Task
+
+
+_MARKED = re.compile(r"[\[<](\w+)[\]>](.*?)[\[<]/\1[\]>]", re.DOTALL)
+"""A marked span: `[name]...[/name]` or `<name>...</name>`."""
 
 
 def render(example: Example, template: str | None) -> tuple[str, str | None]:
@@ -21,9 +27,18 @@ def render(example: Example, template: str | None) -> tuple[str, str | None]:
     return filled, None if "{text_pair}" in template else example.text_pair
 
 
-def encode(backbone: Backbone, examples: Sequence[Example], *, template: str | None = None) -> Batch:
+def mark_names(examples: Sequence[Example], template: str | None = None) -> tuple[str, ...]:
+    """Names of the spans that are marked in every text, as `[e1]Paris[/e1]` marks one called e1, in order."""
+    rows = [dict.fromkeys(m[1] for m in _MARKED.finditer(render(example, template)[0])) for example in examples]
+    return tuple(name for name in rows[0] if all(name in row for row in rows)) if rows else ()
+
+
+def encode(
+    backbone: Backbone, examples: Sequence[Example], *, template: str | None = None, marks: Sequence[str] = ()
+) -> Batch:
     """Examples -> inputs `[B, S]`, padded on the right, cut to the backbone's length (said once).
 
+    With `marks`, `inputs["marks"] [B, S]` holds i + 1 at the tokens between `[name]` and `[/name]` of the i-th name.
     Raises BackboneError for a backbone without a tokenizer and DataError for no examples.
     """
     if backbone.tokenizer is None:
@@ -45,7 +60,9 @@ def encode(backbone: Backbone, examples: Sequence[Example], *, template: str | N
         [text for text, _ in pairs],
         [str(pair) for pair in second] if second[0] is not None else None,
         padding=True, truncation=True, max_length=backbone.max_length, padding_side="right", return_tensors="pt",
+        return_offsets_mapping=bool(marks),
     )  # fmt: skip
+    offsets = encoded.pop("offset_mapping", None)
     inputs: dict[str, Tensor] = {name: value.to(backbone.device) for name, value in encoded.items()}
     cut = int((inputs["attention_mask"].sum(-1) >= backbone.max_length).sum())
     if cut:
@@ -55,7 +72,22 @@ def encode(backbone: Backbone, examples: Sequence[Example], *, template: str | N
             HandfulWarning,
             stacklevel=2,
         )
+    if marks:
+        inputs["marks"] = _marks([text for text, _ in pairs], offsets, encoded, marks).to(backbone.device)
     return Batch(inputs, torch.ones(len(examples), dtype=torch.bool, device=backbone.device))
+
+
+def _marks(texts: Sequence[str], offsets: Tensor, encoded: Any, names: Sequence[str]) -> Tensor:
+    """`[B, S]`: i + 1 at tokens of the first text inside the i-th marked span, 0 elsewhere."""
+    out = torch.zeros(offsets.shape[:2], dtype=torch.long)
+    for row, text in enumerate(texts):
+        first = torch.tensor([part == 0 for part in encoded.sequence_ids(row)])
+        start, end = offsets[row].unbind(-1)
+        for found in _MARKED.finditer(text):
+            if found[1] in names:
+                inside = first & (start >= found.start(2)) & (end <= found.end(2)) & (end > start)
+                out[row, inside] = list(names).index(found[1]) + 1
+    return out
 
 
 def targets(task: Task) -> Tensor:

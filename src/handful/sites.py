@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import TYPE_CHECKING, Literal
 
 from handful.backbone import Backbone
 from handful.errors import MethodError
-from handful.families import Slice, Stack
+from handful.families import Path, Slice, Stack, locate
 from handful.types import Site
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ Kind = Literal["layer", "slice", "span", "output", "tokens", "keys_values", "sta
 class Place:
     """A site and how it is reached.
 
-    kind   layer        around `module`
+    kind   layer        around `module`; with `entry`, only when it is called with what entered `entry`
            slice        around one part of the fused projection `module`
            span         from the input of `entry` to the output of `module`
            output       after `module`, whose output is the residual sum of a pre-norm block
@@ -41,13 +42,21 @@ class Place:
 
 def find_places(backbone: Backbone, method: Method) -> tuple[Place, ...]:
     """The places that `method` covers, numbered. MethodError if there is none."""
-    places = [place for place in all_places(backbone) if method.covers(place.site)]
-    if not places:
-        roles = sorted({place.site.role for place in all_places(backbone)})
+    every = list(all_places(backbone))
+    for part in getattr(method, "methods", (method,)):
+        if not any(part.covers(place.site) for place in every):
+            roles = sorted({place.site.role for place in every})
+            raise MethodError(
+                f"{type(part).__name__} was asked for on {backbone.id!r}, at roles {', '.join(sorted(part.roles))}.",
+                f"Its family {backbone.family.name!r} has no such place; it has {', '.join(roles)}.",
+                "Choose roles or layers that exist (for bias terms: add_missing=True), or another method.",
+            )
+    places = [place for place in every if method.covers(place.site)]
+    if len({place.kind == "states" for place in places}) > 1:
         raise MethodError(
-            f"{type(method).__name__} was asked for on {backbone.id!r}, at roles {', '.join(sorted(method.roles))}.",
-            f"Its family {backbone.family.name!r} has no such place; it has {', '.join(roles)}.",
-            "Choose roles or layers that exist (for bias terms: add_missing=True), or another method.",
+            f"{type(method).__name__} was asked for on {backbone.id!r}.",
+            "It has a method inside the backbone and one beside it, which reads frozen states.",
+            "Train them one after the other, or choose one.",
         )
     return tuple(replace(place, site=replace(place.site, index=i)) for i, place in enumerate(places))
 
@@ -55,32 +64,32 @@ def find_places(backbone: Backbone, method: Method) -> tuple[Place, ...]:
 def all_places(backbone: Backbone) -> Iterator[Place]:
     """Every place of a backbone, from the input to the output."""
     model = backbone.model
-    embedding = model.get_input_embeddings() if backbone.tokenizer is not None or _has_words(model) else None
     first = backbone.family.stacks[0]
-    if embedding is not None and hasattr(embedding, "embedding_dim"):
-        width = int(embedding.weight.shape[-1])
-        extra = {"weight": embedding.weight}
+    embedding = resolve(model, first.outer.get("embeddings"))
+    if embedding is not None and "inputs_embeds" in signature(model.forward).parameters:
+        width = int(embedding.weight.shape[-1])  # type: ignore[index, union-attr, arg-type]
+        extra = {"embedding": embedding}
         yield Place(Site("embeddings", "embeddings", first.name, -1, 0, width, width, extra=extra), "tokens", embedding)
     for stack in backbone.family.stacks:
         yield from _stack_places(model, stack)
 
 
 def _stack_places(model: nn.Module, stack: Stack) -> Iterator[Place]:
-    blocks = resolve(model, stack.blocks)
-    if blocks is None:
-        return
-    depth = len(blocks)  # type: ignore[arg-type]
+    blocks: nn.ModuleList = resolve(model, stack.blocks)  # type: ignore[assignment]
+    depth = len(blocks)
     names = {id(module): name for name, module in model.named_modules()}
-    outer = {role: resolve(model, path) for role, path in stack.outer.items()}
+    outer = {role: resolve(model, path) for role, path in stack.outer.items() if role != "embeddings"}
+    outer = {role: module for role, module in outer.items() if module is not None}
     for role, module in outer.items():
-        if module is not None and role != "embeddings" and not _comes_last(role):
+        if role.startswith("embeddings"):
             yield Place(_site(module, names[id(module)], role, stack, -1, depth), "layer", module)
-    for layer, block in enumerate(blocks):  # type: ignore[arg-type]
-        yield from _block_places(block, stack, layer, depth, names)
+    within = [list(_block_places(block, stack, layer, depth, names)) for layer, block in enumerate(blocks)]
+    for places in within:
+        yield from places
     for role, module in outer.items():
-        if module is not None and _comes_last(role):
+        if not role.startswith("embeddings"):
             yield Place(_site(module, names[id(module)], role, stack, depth, depth), "layer", module)
-    width = next(place.site.d_out for place in _block_places(blocks[0], stack, 0, depth, names) if place.site.role == "ffn.out")
+    width = next(place.site.d_out for place in within[0] if place.site.role == "ffn.out")
     site = Site(f"{stack.name}#hidden_states", "hidden_states", stack.name, depth, depth, width, width)
     yield Place(site, "states", blocks)
 
@@ -88,16 +97,18 @@ def _stack_places(model: nn.Module, stack: Stack) -> Iterator[Place]:
 def _block_places(block: nn.Module, stack: Stack, layer: int, depth: int, names: dict[int, str]) -> Iterator[Place]:
     found: dict[str, Place] = {}
     for role, path in stack.roles.items():
-        module = resolve(block, path)
-        if module is None or role.endswith(".core"):
+        module, place = resolve(block, path), locate(block, path)
+        if module is None or role.endswith(".core") or _widths(module) is None:
             continue
         name = names[id(module)]
-        if isinstance(path, Slice):
+        if isinstance(place, Slice):
             site = _site(module, f"{name}#{role}", role, stack, layer, depth)
-            site = replace(site, d_out=site.d_out // path.parts)
-            found[role] = Place(site, "slice", module, part=path)
+            site = replace(site, d_out=site.d_out // place.parts)
+            found[role] = Place(site, "slice", module, part=place)
         else:
             found[role] = Place(_site(module, name, role, stack, layer, depth), "layer", module)
+            if _reads_positions(block, role):
+                found[role] = replace(found[role], entry=block.get_submodule(str(place).rpartition(".")[0]))
     yield from found.values()
     prefix = names[id(block)]
     for part, first, last in (
@@ -123,17 +134,10 @@ def _block_places(block: nn.Module, stack: Stack, layer: int, depth: int, names:
             yield Place(Site(f"{prefix}#ffn.add", "ffn.add", stack.name, layer, depth, width, width), "output", block)
 
 
-def resolve(module: nn.Module, path: str | Slice | tuple[str, ...] | None) -> nn.Module | None:
-    """The submodule at a role table's path; of several candidates the first that exists; None if there is none."""
-    if path is None:
-        return None
-    candidates = (path.path,) if isinstance(path, Slice) else (path,) if isinstance(path, str) else path
-    for candidate in candidates:
-        try:
-            return module.get_submodule(candidate)
-        except AttributeError:
-            continue
-    return None
+def resolve(module: nn.Module, path: Path | None) -> nn.Module | None:
+    """The submodule at a role table's path; None where a path of candidates has none that exists."""
+    place = None if path is None else locate(module, path)
+    return None if place is None else module.get_submodule(place.path if isinstance(place, Slice) else place)
 
 
 def _site(module: nn.Module, name: str, role: str, stack: Stack, layer: int, depth: int) -> Site:
@@ -158,12 +162,19 @@ def is_transposed(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D"
 
 
-def _comes_last(role: str) -> bool:
-    return role in ("final.norm", "pooler", "projection")
+def _reads_positions(block: nn.Module, role: str) -> bool:
+    """DeBERTa with `share_att_key` calls query and key projections again on the relative positions of all rows."""
+    if role not in ("attention.query", "attention.key"):
+        return False
+    return any(getattr(module, "share_att_key", False) for module in block.modules())
 
 
-def _has_words(model: nn.Module) -> bool:
-    return "vocab_size" in model.config.to_dict()  # type: ignore[union-attr, operator]
+def towers(backbone: Backbone, places: Sequence[Place]) -> dict[str, Place]:
+    """Of places beside stacks, the one whose stack gives the output, by the path of the module that is called."""
+    stacks = {stack.name: str(stack.blocks) for stack in backbone.family.stacks}
+    whole = backbone.model.config.is_encoder_decoder or not backbone.family.entry
+    entries = ("",) if whole else tuple(backbone.family.entry.values())
+    return {entry: place for entry in entries for place in places if stacks[place.site.stack].startswith(entry)}
 
 
 def lowest_block(places: Sequence[Place]) -> int:

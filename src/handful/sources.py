@@ -106,7 +106,7 @@ def load(
     """
     table = read_table(source, split)
     columns = find_columns(table, text, text_pair, label, labelled)
-    return _task(table, columns, name or Path(table.source).name.split(".")[0] or table.source, multilabel_separator)[0]
+    return _task(table, columns, name or _stem(table.source), multilabel_separator)[0]
 
 
 def load_texts(
@@ -239,7 +239,8 @@ def _csv(where: str, text: str, suffix: str) -> Table:
             return _table(where, header, rows, lines)
         if header and fields and len(fields) != len(header):
             found = f"Line {start} has {_count(len(fields), 'field')}, the header has {len(header)}: {_quoted(header)}."
-            _fail(where, found, f"Mend the line; a text that holds {delimiter!r} needs double quotes around it.")
+            mark = "a tab" if delimiter == "\t" else f"'{delimiter}'"
+            _fail(where, found, f"Mend the line; a text that holds {mark} needs double quotes around it.")
         if header and fields:
             rows.append(dict(zip(header, fields, strict=True)))
             lines.append(start)
@@ -292,7 +293,7 @@ def _hub(source: str, split: str) -> Table:
         todo = "Check the name, the config, the split and the network. If you meant a file: there is none of this name."
         if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
             todo += " HF_HUB_OFFLINE is set, so only what was downloaded before can be read."
-        _fail(f"split '{split}' of the hub data set {source}", f"It cannot be had: {_short(error, 200)}", todo)
+        _fail(f"split '{split}' of the hub data set {source}", f"It cannot be had: {_short(error, 200)}.", todo)
     return _arrow(source, data.with_format("arrow")[:])
 
 
@@ -318,7 +319,7 @@ def _arrow(where: str, table: Any) -> Table:
 def _package(source: str) -> Table:
     spec = find_spec("chatterbot_corpus") if source == "package:chatterbot" else None
     if spec is None or not spec.submodule_search_locations:
-        todo = "The only one is package:chatterbot, after: pip install chatterbot-corpus pyyaml"
+        todo = "The only one is package:chatterbot, after: pip install 'handful[demo]'"
         _fail(source, "There is no such package of examples here.", todo)
     yaml, topics = _optional("yaml", source), dict[str, str]()
     for topic in _TOPICS:
@@ -394,8 +395,8 @@ def _task(table: Table, columns: Columns, name: str, separator: str | None = Non
 def _warn_of_labels(table: Table, examples: Sequence[Example], labels: Sequence[tuple[str, ...]]) -> None:
     counts = Counter(name for names in labels for name in names)
     if single := [name for name, count in counts.items() if count == 1]:
-        which = f"{_quoted(single)} of {table.source}"
-        _warn(f"Only one example of {which}: nothing can be estimated for it. Add at least one more.")
+        which = f"{_quoted(single)} in {table.source}"
+        _warn(f"A single example of {which}: nothing can be estimated for such a class. Add at least one more.")
     same: dict[tuple[str, str | None], dict[frozenset[str], int]] = {}
     for i, (example, names) in enumerate(zip(examples, labels, strict=True)):
         same.setdefault((example.text, example.text_pair), {}).setdefault(frozenset(names), i)
@@ -454,8 +455,11 @@ def _optional(module: str, where: str) -> Any:
     try:
         return import_module(module)
     except ImportError:
-        package = "pyyaml" if module == "yaml" else "'handful[data]'"
-        _fail(where, f"This needs {module.partition('.')[0]}, which is not installed.", f"Run: pip install {package}")
+        found, extra = (
+            f"This needs {module.partition('.')[0]}, which is not installed.",
+            "demo" if module == "yaml" else "data",
+        )
+        _fail(where, found, f"Run: pip install 'handful[{extra}]'")
 
 
 def _fail(where: str, found: str, todo: str) -> NoReturn:
@@ -464,6 +468,10 @@ def _fail(where: str, found: str, todo: str) -> NoReturn:
 
 def _warn(message: str) -> None:
     warnings.warn(message, HandfulWarning, stacklevel=5)
+
+
+def _stem(source: str) -> str:
+    return Path(source.removeprefix("package:")).name.split(".")[0] or source
 
 
 def _kind(value: object) -> str:

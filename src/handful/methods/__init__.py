@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import Any
 
 from handful.errors import MethodError
 from handful.methods.base import Method
+from handful.methods.combine import OnLayers, Union, union
 
 _BUILT_IN = {
     "lora": "lora.LoRA",
@@ -50,4 +53,41 @@ def method(name: str, **options: object) -> Method:
         raise MethodError(f"The method {name!r} was asked for with {options}.", f"It says: {error}.") from error
 
 
-__all__ = ["Method", "method", "methods"]
+def to_spec(value: Method) -> dict[str, Any]:
+    """A method as JSON: its name and options; combined ones nest. MethodError for one that is not registered."""
+    names = {id(known): name for name, known in (methods() | _COMBINED).items()}
+    name = names.get(id(type(value)))
+    if name is None:
+        raise MethodError(
+            f"{type(value).__name__} was to be written to disk.",
+            "It is not registered, so nobody could read it back.",
+            f"Register it in its package: [project.entry-points.'handful.methods'] NAME = 'MODULE:{type(value).__name__}'.",
+        )
+    return {"name": name, "options": {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.init}}
+
+
+def from_spec(spec: dict[str, Any]) -> Method:
+    """The method that `to_spec` described."""
+    options = {key: _rich(value) for key, value in spec["options"].items()}
+    if spec["name"] in _COMBINED:
+        return _COMBINED[spec["name"]](**options)
+    return method(spec["name"], **options)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Method):
+        return to_spec(value)
+    if isinstance(value, frozenset):
+        return {"set": sorted(value)}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _rich(value: Any) -> Any:
+    if isinstance(value, dict):
+        return frozenset(value["set"]) if "set" in value else from_spec(value)
+    return tuple(_rich(item) for item in value) if isinstance(value, list) else value
+
+
+_COMBINED: dict[str, Callable[..., Method]] = {"union": Union, "on_layers": OnLayers}
+
+__all__ = ["Method", "OnLayers", "Union", "from_spec", "method", "methods", "to_spec", "union"]

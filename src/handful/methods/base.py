@@ -1,4 +1,4 @@
-"""What a method is: a value with the roles it touches and two functions, written for one task as its paper writes it."""
+"""What a method is: a value with its roles and two functions, written for one task as its paper writes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bottleneck adapters: Houlsby et al. 2019 (serial), Pfeiffer et al. 2021 (after the residual), He et al. 2022 (parallel)."""
+"""Bottleneck adapters: Houlsby et al. 2019 (serial), Pfeiffer et al. 2021 (residual), He et al. 2022 (parallel)."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal

@@ -61,7 +61,7 @@ class LadderSide(Method):
     def _attention(self, qkv: Tensor, mask: Tensor) -> Tensor:
         """Self-attention of `qkv [..., B, S, 3 d]` under `mask [..., B, S]`, True at real tokens."""
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3) for part in qkv.chunk(3, -1))
-        scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~mask[..., None, None, :], float("-inf"))
+        scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~mask[..., None, None, :], torch.finfo(q.dtype).min)
         return (scores.softmax(-1) @ v).transpose(-2, -3).flatten(-2)
 
     def _width(self, site: Site) -> int:

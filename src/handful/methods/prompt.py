@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from handful.methods.base import Base, Method
 from handful.types import Site
@@ -22,9 +22,9 @@ class PromptTuning(Method):
     roles: frozenset[str] = frozenset({"embeddings"})
 
     def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:
-        table: Tensor = site.extra["weight"]
-        rows = torch.randint(0, table.shape[0], (self.num_tokens,), generator=generator)
-        return {"prompt": table[rows.to(table.device)].detach().float().clone()}
+        embedding: nn.Embedding = site.extra["embedding"]
+        rows = torch.randint(0, embedding.num_embeddings, (self.num_tokens,), generator=generator)
+        return {"prompt": embedding(rows.to(embedding.weight.device)).detach().float().clone()}
 
     def apply(self, params: dict[str, Tensor], x: Any, base: Base, site: Site) -> Any:
         embedded = base(x)  # [..., B, S, D]

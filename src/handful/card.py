@@ -1,0 +1,37 @@
+"""The model card of a fitted task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from handful.artifact import Artifact
+
+
+def model_card(artifact: Artifact) -> str:
+    """`README.md` of an artifact, with the metadata that the hub reads."""
+    lines = [
+        "---", "library_name: handful", f"base_model: {artifact.backbone}", "tags: [few-shot, peft, handful]", "---", "",
+        f"# {artifact.task}", "",
+        f"A {'multi-label ' if artifact.kind == 'multilabel' else ''}text classifier of {len(artifact.labels)} classes on "
+        f"the frozen backbone `{artifact.backbone}` (weights `{artifact.fingerprint[:12]}`), fitted by the recipe "
+        f"`{artifact.recipe}` with seed {artifact.seed}.", "",
+        f"Classes: {', '.join(artifact.labels)}", "",
+    ]  # fmt: skip
+    if artifact.estimate:
+        lines += ["## How good", "", *_estimate_lines(artifact.estimate), ""]
+    if artifact.cost:
+        lines += ["## What it cost", "", *(f"- {name.replace('_', ' ')}: {value:,}" for name, value in artifact.cost.items() if value is not None), ""]  # fmt: skip  # noqa: E501
+    if artifact.notes:
+        lines += ["## Notes", "", *(f"- {note}" for note in artifact.notes), ""]
+    lines += ["## Use", "", "```", "handful predict DIR INPUT", "```", ""]
+    return "\n".join(lines)
+
+
+def _estimate_lines(estimate: dict[str, Any]) -> list[str]:
+    lines = []
+    for name in ("accuracy", "macro_f1"):
+        if interval := estimate.get(name):
+            value, low, high = (interval[key] for key in ("value", "low", "high"))
+            lines.append(f"- {name.replace('_', ' ')}: {value:.1%} ({interval['level']:.0%} interval {low:.1%} to {high:.1%})")
+    return [*lines, *(f"- {warning}" for warning in estimate.get("warnings", ()))]

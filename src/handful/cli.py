@@ -1,0 +1,200 @@
+"""The command line: thin, verb first. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, Optional
+
+import typer
+
+from handful import __version__
+from handful.errors import HandfulError, HandfulWarning
+
+app = typer.Typer(
+    help="Teach a frozen pretrained transformer a new task from a handful of labelled examples.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Text = Annotated[Optional[str], typer.Option(help="Column of the text; found by its name if not given.")]  # noqa: UP045
+Pair = Annotated[Optional[str], typer.Option("--text-pair", help="Column of the second text of a pair.")]  # noqa: UP045
+Label = Annotated[Optional[str], typer.Option(help="Column of the label.")]  # noqa: UP045
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"handful {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    if debug:
+        os.environ["HANDFUL_DEBUG"] = "1"
+
+
+@app.command(no_args_is_help=True)
+def fit(
+    train: Annotated[str, typer.Argument(help="CSV, TSV, JSONL (also .gz), Parquet, or a hub data set.")],
+    out: Annotated[Path, typer.Option(help="Folder for the fitted task.")],
+    text: Text = None,
+    text_pair: Pair = None,
+    label: Label = None,
+    multilabel_separator: Annotated[
+        Optional[str], typer.Option(help="Several labels a row, separated by this.")  # noqa: UP045
+    ] = None,
+    backbone: Annotated[str, typer.Option(help="Alias, hub id or folder.")] = "minilm",
+    recipe: Annotated[str, typer.Option(help="See `handful recipes`.")] = "default",
+    template: Annotated[Optional[str], typer.Option(help="Text with {text} and {text_pair}.")] = None,  # noqa: UP045
+    shots: Annotated[Optional[int], typer.Option(min=1, help="Use only so many rows a class.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="Decides folds, initial parameters and order.")] = 0,
+    dtype: Annotated[Optional[str], typer.Option(help="Number format of the backbone, e.g. bfloat16.")] = None,  # noqa: UP045
+    device: Device = "cpu",
+    cache: Annotated[Optional[Path], typer.Option(help="Folder to keep frozen activations in.")] = None,  # noqa: UP045
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a fit that was interrupted.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fit a task and say how good it is."""
+    from handful import commands
+
+    commands.fit(
+        train, out, columns={"text": text, "text_pair": text_pair, "label": label},
+        separator=multilabel_separator, backbone=backbone, recipe=recipe, template=template, shots=shots, seed=seed,
+        dtype=dtype, device=device, cache=cache, resume=resume, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command(no_args_is_help=True)
+def predict(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A fitted task.")],
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="Rows to label; - for standard input.")],
+    out: Annotated[Optional[Path], typer.Option(help="File for the answers, as JSON lines.")] = None,  # noqa: UP045
+    text: Text = None,
+    text_pair: Pair = None,
+    backbone: Annotated[Optional[str], typer.Option(help="Where the task's backbone is now.")] = None,  # noqa: UP045
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Label rows: one JSON line each, with the label and the probability of every class."""
+    from handful import commands
+
+    columns = {"text": text, "text_pair": text_pair}
+    commands.predict(folder, source, out, columns=columns, backbone=backbone, device=device, as_json=as_json)
+
+
+@app.command(no_args_is_help=True)
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A fitted task.")],
+    test: Annotated[str, typer.Argument(help="Labelled rows that were not trained on.")],
+    text: Text = None,
+    text_pair: Pair = None,
+    label: Label = None,
+    multilabel_separator: Annotated[
+        Optional[str], typer.Option(help="Several labels a row, separated by this.")  # noqa: UP045
+    ] = None,
+    backbone: Annotated[Optional[str], typer.Option(help="Where the task's backbone is now.")] = None,  # noqa: UP045
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Measure a fitted task on a labelled test set."""
+    from handful import commands
+
+    columns = {"text": text, "text_pair": text_pair, "label": label}
+    commands.evaluate(
+        folder, test, columns=columns, separator=multilabel_separator, backbone=backbone, device=device, as_json=as_json
+    )
+
+
+@app.command(no_args_is_help=True)
+def info(
+    what: Annotated[str, typer.Argument(metavar="DIR|BACKBONE", help="A fitted task or a backbone.")],
+    as_json: Json = False,
+) -> None:
+    """Say what a fitted task or a backbone is."""
+    from handful import commands
+
+    commands.info(what, as_json=as_json)
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List the methods."""
+    from handful import commands
+
+    commands.list_methods(as_json=as_json)
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """List the recipes."""
+    from handful import commands
+
+    commands.list_recipes(as_json=as_json)
+
+
+@app.command()
+def backbones(as_json: Json = False) -> None:
+    """List the backbones that have a short name."""
+    from handful import commands
+
+    commands.list_backbones(as_json=as_json)
+
+
+@app.command()
+def demo(seed: int = 0) -> None:
+    """Learn five topics from 4, 8 and 16 examples each, with the embedded backbone and data of an installed package."""
+    from handful import demo as shown
+
+    shown.run(seed)
+
+
+def main() -> NoReturn:
+    """Runs a command; a user's mistake is a message and exit status 2, never a traceback."""
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("always", HandfulWarning)
+    try:
+        status = app(standalone_mode=False) or 0
+    except HandfulError as error:
+        status = _fail(error, error.exit_status)
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; `handful fit ... --resume` continues a fit", err=True)
+        status = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except typer.Abort:
+        status = 1
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error of the command line itself
+            error.show()  # type: ignore[attr-defined]
+            status = error.exit_code  # type: ignore[attr-defined]
+        else:
+            status = _fail(error, 1)
+    sys.exit(status)
+
+
+def _fail(error: Exception, status: int) -> int:
+    if os.environ.get("HANDFUL_DEBUG"):
+        raise error
+    if isinstance(error, HandfulError):
+        typer.echo(f"error: {error}", err=True)
+    else:
+        typer.echo(f"error: {type(error).__name__}: {error} (this is a defect of handful; --debug shows where)", err=True)
+    return status
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    if issubclass(category, HandfulWarning):
+        typer.echo(f"warning: {message}", err=True)
+
+

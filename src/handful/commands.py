@@ -1,0 +1,280 @@
+"""What the commands do, and how it looks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from handful import artifact as artifacts
+from handful.artifact import Artifact
+from handful.backbone import aliases, shared
+from handful.cache import FeatureCache
+from handful.episodes import shots as draw_shots
+from handful.errors import DataError
+from handful.estimate import estimate
+from handful.methods import methods
+from handful.predictor import Predictor
+from handful.prompts import targets
+from handful.recipes import recipe as recipe_named
+from handful.recipes import recipes
+from handful.sources import load, load_texts
+from handful.types import Scores
+
+out_console, err_console = Console(), Console(stderr=True)
+
+
+def fit(
+    train: str, out: Path, *, columns: Mapping[str, str | None], separator: str | None, backbone: str, recipe: str,
+    template: str | None, shots: int | None, seed: int, dtype: str | None, device: str, cache: Path | None,
+    resume: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """`handful fit`."""
+    quiet_libraries()
+    artifacts.check_target(out)
+    run = recipe_named(recipe)
+    task = load(train, **columns, name=Path(train).stem, multilabel_separator=separator)
+    task = replace(task, template=template)
+    task = draw_shots(task, shots, seed=seed) if shots is not None else task
+    progress_folder = out.with_name(f".{out.name}.progress")
+    if not resume:
+        shutil.rmtree(progress_folder, ignore_errors=True)
+    with progress_bar(f"fitting {len(task.examples)} rows of {len(task.labels)} classes") as report:
+        frozen = shared(backbone, dtype=dtype, device=device)
+        store = FeatureCache(cache) if cache else None
+        (fitted,) = run([task], frozen, seed=seed, store=store, checkpoint=progress_folder, progress=report)
+    folder = artifacts.save(fitted, out)
+    shutil.rmtree(progress_folder, ignore_errors=True)
+    summary = {
+        "out": str(folder), "recipe": fitted.recipe, "classes": list(fitted.labels), "rows": len(task.examples),
+        "estimate": fitted.estimate, "cost": fitted.cost, "bytes_on_disk": artifacts.size_on_disk(folder),
+        "notes": list(fitted.notes),
+    }  # fmt: skip
+    if as_json:
+        print_json(summary)
+    else:
+        show_fit(fitted, summary)
+
+
+def predict(
+    folder: Path, source: str, out: Path | None, *, columns: Mapping[str, str | None], backbone: str | None,
+    device: str, as_json: bool,
+) -> None:  # fmt: skip
+    """`handful predict`."""
+    quiet_libraries()
+    fitted = artifacts.load(folder)
+    examples = load_texts(source, **columns)
+    if fitted.text_pair != (examples[0].text_pair is not None):
+        raise DataError(
+            f"Rows of {source} were to be labelled by {folder}.",
+            f"The task was fitted on {'pairs of texts' if fitted.text_pair else 'single texts'}, and these rows are not.",
+            "Name the columns with --text" + (" and --text-pair." if fitted.text_pair else "."),
+        )
+    predictor = Predictor(fitted, shared(backbone or fitted.backbone, device=device))
+    rows = [answer(fitted, row) for row in _probabilities(fitted, predictor.scores(examples))]
+    if out is not None:
+        _write_lines(out, rows)
+    elif out_console.is_terminal and not as_json:
+        table = Table("text", "label", "probability", box=None)
+        for example, row in zip(examples, rows, strict=True):
+            label = row["label"]
+            best = ", ".join(f"{row['scores'][name]:.2f}" for name in ([label] if isinstance(label, str) else label))
+            table.add_row(example.text[:80], label if isinstance(label, str) else ", ".join(label), best)
+        out_console.print(table)
+    else:
+        for row in rows:
+            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def evaluate(
+    folder: Path, test: str, *, columns: Mapping[str, str | None], separator: str | None, backbone: str | None,
+    device: str, as_json: bool,
+) -> None:  # fmt: skip
+    """`handful evaluate`."""
+    quiet_libraries()
+    fitted = artifacts.load(folder)
+    task = load(test, **columns, multilabel_separator=separator, several_classes=False)
+    unknown = [label for label in task.labels if label not in fitted.labels]
+    if unknown:
+        raise DataError(
+            f"The task in {folder} was to be measured on {test}.",
+            f"It has labels that the task does not know: {', '.join(map(repr, unknown[:5]))}; "
+            f"it knows {', '.join(map(repr, fitted.labels[:10]))}.",
+            "Correct the labels, or fit the task with examples of them.",
+        )
+    predictor = Predictor(fitted, shared(backbone or fitted.backbone, device=device))
+    logits = predictor.scores(task.examples).logits.cpu().numpy()
+    labels = targets(replace(task, labels=fitted.labels, kind=fitted.kind)).numpy()
+    found = estimate(logits, labels, fitted.labels, [True] * len(labels), 0, fitted.kind).to_dict()
+    if as_json:
+        print_json({key: found[key] for key in ("n", "accuracy", "macro_f1", "ece", "log_loss", "per_class", "warnings")})
+        return
+    show_measures(found)
+    table = Table("class", "rows", "right", "recall", box=None)
+    for name, own in found["per_class"].items():
+        table.add_row(name, str(own["n"]), str(own["correct"]), "-" if own["recall"] is None else f"{own['recall']:.2f}")
+    out_console.print(table)
+
+
+def info(what: str, *, as_json: bool) -> None:
+    """`handful info`."""
+    quiet_libraries()
+    if (Path(what) / artifacts.MANIFEST).is_file():
+        fitted = artifacts.load(what)
+        fields = {
+            "task": fitted.task, "kind": fitted.kind, "classes": list(fitted.labels), "recipe": fitted.recipe,
+            "method": fitted.method, "backbone": fitted.backbone, "fingerprint": fitted.fingerprint,
+            "estimate": fitted.estimate, "cost": fitted.cost, "temperature": fitted.temperature, "seed": fitted.seed,
+            "notes": list(fitted.notes), "bytes_on_disk": artifacts.size_on_disk(what),
+        }  # fmt: skip
+    else:
+        backbone = shared(what)
+        config = backbone.model.config
+        fields = {
+            "backbone": what, "architecture": type(backbone.model).__name__, "family": backbone.family.name,
+            "parameters": backbone.num_parameters, "width": getattr(config, "hidden_size", None),
+            "blocks": getattr(config, "num_hidden_layers", None), "max_length": backbone.max_length,
+            "pooling": backbone.pooling, "fingerprint": backbone.fingerprint,
+        }  # fmt: skip
+    if as_json:
+        print_json(fields)
+        return
+    table = Table(box=None, show_header=False)
+    for name, value in fields.items():
+        table.add_row(name.replace("_", " "), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    out_console.print(table)
+
+
+def list_methods(*, as_json: bool) -> None:
+    """`handful methods`."""
+    rows = []
+    for name, kind in methods().items():
+        module = sys.modules[kind.__module__]
+        rows.append({"name": name, "does": _first_line(kind), "source": _first_line(module)})
+    _listing(rows, as_json)
+
+
+def list_recipes(*, as_json: bool) -> None:
+    """`handful recipes`."""
+    rows = [{"name": name, "does": _first_line(sys.modules[run.__module__])} for name, run in recipes().items()]
+    _listing([*rows, {"name": "METHOD", "does": "tune with that method: " + ", ".join(methods())}], as_json)
+
+
+def list_backbones(*, as_json: bool) -> None:
+    """`handful backbones`."""
+    rows = []
+    for name, locate in aliases().items():
+        try:
+            rows.append({"name": name, "where": locate()})
+        except Exception as error:  # an alias whose package is missing is still worth listing
+            rows.append({"name": name, "where": f"not installed: {error}"})
+    _listing([*rows, {"name": "ID or FOLDER", "where": "any hub id or local folder of a known architecture"}], as_json)
+
+
+# -- showing -----------------------------------------------------------------------------------------------------------
+
+
+def show_fit(fitted: Artifact, summary: Mapping[str, Any]) -> None:
+    """The table that a fit ends with."""
+    if fitted.estimate:
+        show_measures(fitted.estimate)
+    cost, size = fitted.cost, summary["bytes_on_disk"]
+    share = cost["trained_parameters"] / cost["backbone_parameters"]
+    table = Table(box=None, show_header=False)
+    table.add_row("seconds", f"{cost['seconds']:.1f}")
+    table.add_row("parameters", f"{cost['trained_parameters']:,} ({share:.2%} of the backbone)")
+    table.add_row("on disk", f"{size / 1000:.0f} kB in {summary['out']}")
+    table.add_row("per query", f"{cost['query_flops'] / 1e9:.2f} GFLOP at {cost['query_tokens']} tokens")
+    for note in fitted.notes:
+        table.add_row("note", note)
+    out_console.print(table)
+
+
+def show_measures(found: Mapping[str, Any]) -> None:
+    """Accuracy and macro-F1 with their intervals, and what is to be warned of."""
+    table = Table(box=None, show_header=False)
+    for name in ("accuracy", "macro_f1"):
+        own = found[name]
+        if own["value"] is not None:
+            text = f"{own['value']:.1%}  ({own['level']:.0%} interval {own['low']:.1%} to {own['high']:.1%})"
+            table.add_row(name.replace("_", " "), text)
+    if found["n"]:
+        table.add_row("measured", found["note"])
+    out_console.print(table)
+    for warning in found["warnings"]:
+        err_console.print(f"warning: {warning}", markup=False, highlight=False)
+
+
+def answer(fitted: Artifact, probabilities: Sequence[float]) -> dict[str, Any]:
+    """One line of `handful predict`."""
+    scores = dict(zip(fitted.labels, (round(p, 6) for p in probabilities), strict=True))
+    if fitted.kind == "multilabel":
+        return {"label": [name for name, p in scores.items() if p >= 0.5], "scores": scores}
+    return {"label": max(scores, key=lambda name: scores[name]), "scores": scores}
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def progress_bar(title: str) -> Any:
+    """A live bar on standard error; silent where that is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err_console, transient=True, disable=not err_console.is_terminal) as bar:
+        line = bar.add_task(title, total=1.0)
+
+        def report(what: str, share: float) -> None:
+            bar.update(line, description=f"{title}: {what}", completed=share)
+
+        yield report
+
+
+def quiet_libraries() -> None:
+    """Only what concerns the user reaches the terminal."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in ("transformers", "huggingface_hub", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _probabilities(fitted: Artifact, scores: Scores) -> list[list[float]]:
+    return scores.probabilities(fitted.kind).double().tolist()
+
+
+def _write_lines(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        temporary.replace(out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(
+            f"Answers were to be written to {out}.", f"The system says: {error.strerror or error}.", "Choose another file."
+        ) from error
+
+
+def _listing(rows: Sequence[Mapping[str, str]], as_json: bool) -> None:
+    if as_json:
+        print_json(list(rows))
+        return
+    table = Table(*rows[0], box=None)
+    for row in rows:
+        table.add_row(*(row.get(key, "") for key in rows[0]))
+    out_console.print(table)
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().split("\n")[0]
+
+

@@ -1,0 +1,65 @@
+"""`handful demo`: real text, real weights, an accuracy on rows that were never seen."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from rich.table import Table
+
+from handful import artifact as artifacts
+from handful.backbone import shared
+from handful.commands import answer, out_console, quiet_libraries
+from handful.episodes import sample
+from handful.predictor import Predictor
+from handful.recipes import recipe
+from handful.sources import load
+from handful.types import Example
+
+SHOTS = (4, 8, 16)
+ASKED = ("how do I sort a list in python", "I feel so lonely today", "what is the capital of Peru?", "are you a robot")
+
+
+def run(seed: int = 0) -> None:
+    """Fits the topics of `chatterbot-corpus` at several shots and prints a table."""
+    quiet_libraries()
+    task = load("package:chatterbot", name="topics")
+    start = time.perf_counter()
+    backbone = shared("minilm")
+    out_console.print(
+        f"Backbone minilm: {backbone.num_parameters / 1e6:.1f} M frozen parameters, loaded in "
+        f"{time.perf_counter() - start:.1f} s\nTask: the topic of a remark, {len(task.labels)} classes "
+        f"({', '.join(task.labels)})\n",
+        highlight=False,
+    )
+    table = Table("examples", "accuracy expected (90 % interval)", "accuracy on unseen rows", "seconds", "trained", "on disk",
+                  "per query", box=None)  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        for k in SHOTS:
+            episode = sample(task, k, seed=seed)
+            start = time.perf_counter()
+            (fitted,) = recipe("default")([episode.support], backbone, seed=seed)
+            seconds = time.perf_counter() - start
+            path = artifacts.save(fitted, Path(folder) / f"k{k}")
+            predictor = Predictor(artifacts.load(path), backbone)
+            found = predictor.scores(episode.query.examples).logits.argmax(-1).tolist()
+            right = sum(fitted.labels[i] == e.label for i, e in zip(found, episode.query.examples, strict=True))
+            assert fitted.estimate is not None
+            expected, cost = fitted.estimate["accuracy"], fitted.cost
+            table.add_row(
+                f"{k} a class",
+                f"{expected['value']:.0%} ({expected['low']:.0%} to {expected['high']:.0%})",
+                f"{right / len(found):.1%} of {len(found)}",
+                f"{seconds:.1f}",
+                f"{cost['trained_parameters'] / cost['backbone_parameters']:.2%}",
+                f"{artifacts.size_on_disk(path) / 1000:.0f} kB",
+                f"{cost['query_flops'] / 1e9:.2f} GFLOP",
+            )
+        out_console.print(table, highlight=False)
+        scores = predictor.scores([Example(text) for text in ASKED]).probabilities().tolist()
+    out_console.print("\nAsked with 16 examples a class:", highlight=False)
+    for text, row in zip(ASKED, scores, strict=True):
+        best = answer(fitted, row)
+        out_console.print(f"  {text!r:45} {best['label']} ({best['scores'][best['label']]:.2f})", highlight=False, markup=False)
+    out_console.print("\nYour own: handful fit train.csv --out tickets && handful predict tickets new.csv", highlight=False)

@@ -1,0 +1,60 @@
+"""A fitted task at work: examples in, scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from handful.attach import attach
+from handful.fit import predict
+from handful.methods import from_spec
+from handful.prompts import encode
+from handful.scoring import Classifier
+from handful.types import Batch, Example, Params, Scores
+from handful.views import Lexicon, Views, featurize
+
+if TYPE_CHECKING:
+    from handful.artifact import Artifact
+    from handful.backbone import Backbone
+    from handful.cache import FeatureCache
+
+CHUNK = 4096
+"""Rows encoded at a time, so that memory does not grow with the input."""
+
+
+class Predictor:
+    """Scores of one artifact on its backbone. ArtifactError if the backbone is another one."""
+
+    def __init__(self, artifact: Artifact, backbone: Backbone) -> None:
+        artifact.check_backbone(backbone)
+        self.artifact, self.backbone = artifact, backbone
+        self._params: Params = {**artifact.params, "head": {n: artifact.head[n] for n in ("weight", "bias")}}
+        self._params = {
+            site: {name: p.to(backbone.device) for name, p in own.items()} for site, own in self._params.items()
+        }
+        if artifact.method is None:
+            self._model = Classifier(None)
+        else:
+            adapted = attach(backbone, from_spec(artifact.method))
+            self._model = Classifier(adapted, artifact.features["pooling"], artifact.features["scale"])
+
+    def scores(self, examples: Sequence[Example], store: FeatureCache | None = None) -> Scores:
+        """Logits `[n, C]` in the order of the artifact's labels, already divided by its temperature."""
+        parts = [
+            self._logits(examples[start : start + CHUNK], store) / self.artifact.temperature
+            for start in range(0, len(examples), CHUNK)
+        ]
+        return Scores(torch.cat(parts))
+
+    def _logits(self, examples: Sequence[Example], store: FeatureCache | None) -> Tensor:
+        features, head = self.artifact.features, self.artifact.head
+        marks = tuple(features.get("marks", ()))
+        pool = encode(self.backbone, examples, template=self.artifact.template, marks=marks)
+        if features["kind"] == "views":
+            lexicon = Lexicon(head["terms"], head["idf"]) if "terms" in head else None
+            x = featurize(self.backbone, Views(features["weights"]), pool, lexicon, store)
+            pool = Batch({"features": x}, pool.row_mask)
+        return predict(self._model, self._params, pool)

@@ -1,0 +1,184 @@
+"""Tuning any method with a class head, for all tasks and folds in one batch; the number of steps by cross-validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handful.artifact import Artifact
+from handful.attach import Adapted, attach
+from handful.backbone import Backbone
+from handful.batches import Rows, concatenate, lengths, take_all
+from handful.cache import FeatureCache
+from handful.costs import count_flops, measured, peak_memory
+from handful.crossval import FINAL, Plan, judge
+from handful.features import frozen
+from handful.fit import Schedule, evaluate, fit
+from handful.losses import LOSSES
+from handful.methods import to_spec
+from handful.methods.base import Method
+from handful.methods.lora import LoRA
+from handful.progress import Progress, silent
+from handful.prompts import encode, targets
+from handful.scoring import Classifier, prototype_head
+from handful.types import Batch, Params, Task
+
+SCALE = 8.0
+"""Length of the pooled states that the head reads: an inverse temperature for its cosine scores."""
+RATES = {"ia3": 2e-2, "bitfit": 5e-3, "layernorm": 5e-3, "prompt": 1e-2, "prefix": 1e-2}
+"""AdamW's rate where it is not 2e-3; from the training sets of docs/results.md."""
+STOPS = (60, 20, 40)
+
+
+def tune(
+    tasks: Sequence[Task],
+    backbone: Backbone,
+    *,
+    method: Method | None = None,
+    steps: Sequence[int] = STOPS,
+    lr: float | None = None,
+    batch_size: int = 16,
+    num_folds: int = 4,
+    seed: int = 0,
+    store: FeatureCache | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress = silent,
+) -> list[Artifact]:
+    """Tunes `method` (LoRA by default) and a prototype-initialised head, tasks of one kind at once.
+
+    steps  the numbers of steps that cross-validation chooses between, the best liked first
+    seed   decides folds, initial parameters, order and dropout of every task alike
+    """
+    method = method or LoRA()
+    spec = to_spec(method)
+    lr = RATES.get(spec["name"], 2e-3) if lr is None else lr
+    with measured() as watch:
+        adapted = attach(backbone, method)
+        model = Classifier(adapted, backbone.pooling, SCALE)
+        plan = Plan.of(tasks, [targets(task) for task in tasks], num_folds, seed=seed)
+        pool = _pool(tasks, backbone, adapted, store)
+        progress("reading the backbone", 1.0)
+        members = plan.members()
+        rows = plan.training(pool, members)
+        params = adapted.init(seed)
+        params = {s: {n: p.expand(len(members), *p.shape).clone() for n, p in own.items()} for s, own in params.items()}
+        params["head"] = _prototypes(model, params, rows)
+        folds = [i for i, (_, fold) in enumerate(members) if fold != FINAL]
+        held = plan.held_out(pool, [members[i] for i in folds]) if folds else None
+        seen: dict[str, Tensor] = {}
+        finals = [i for i, (_, fold) in enumerate(members) if fold == FINAL]
+
+        def look(step: int, now: Params, _: Sequence[int]) -> None:
+            progress("tuning", step / max(steps))
+            if step in steps:
+                if held is not None:
+                    seen[f"scores.{step}"] = evaluate(model, _some(now, folds), held)
+                seen.update({f"final.{step}.{s}::{n}": p for s, own in _some(now, finals).items() for n, p in own.items()})
+
+        _, history = fit(
+            model, params, rows, LOSSES[tasks[0].kind],
+            Schedule(steps=max(steps), lr=lr, batch_size=batch_size, warmup=0.1, weight_decay=0.01),
+            seed=seed, watch=look, checkpoint=checkpoint / "tune.safetensors" if checkpoint else None, memory=seen,
+        )  # fmt: skip
+    artifacts = []
+    for t, task in enumerate(tasks):
+        nothing = torch.full((len(task.examples), len(task.labels)), float("nan")).numpy()
+        each = [
+            plan.gather([members[i] for i in folds], seen[f"scores.{step}"], t) if plan.folds[t] else nothing
+            for step in steps
+        ]
+        verdict = judge(plan, t, torch.stack([torch.from_numpy(s) for s in each]).numpy(), seed=seed)
+        chosen = steps[verdict.choice]
+        final = _unflatten(seen, f"final.{chosen}.", t)
+        head = {name: p[: len(task.labels)] for name, p in final.pop("head").items()}
+        notes = [f"chosen by cross-validation: {chosen} of {max(steps)} steps"]
+        if finals[t] in history.stopped:
+            notes.append(f"training stopped: {history.stopped[finals[t]]}")
+        artifacts.append(
+            Artifact.of(
+                task,
+                backbone,
+                recipe=f"tune:{spec['name']}",
+                method=spec,
+                sites=[{"name": s.name, "role": s.role, "layer": s.layer} for s in adapted.sites],
+                params=final,
+                features={"kind": "pooled", "pooling": backbone.pooling, "scale": SCALE},
+                head=head,
+                temperature=verdict.temperature,
+                estimate=verdict.estimate.to_dict(),
+                cost=_cost(model, final | {"head": head}, pool, plan.offsets[t], len(task.examples), batch_size, max(steps))
+                | {"seconds": round(watch.seconds / len(tasks), 3), "peak_memory_bytes": peak_memory(backbone.device)},
+                seed=seed,
+                notes=tuple(notes),
+            )
+        )
+    return artifacts
+
+
+def _pool(tasks: Sequence[Task], backbone: Backbone, adapted: Adapted, store: FeatureCache | None) -> Batch:
+    """All tasks' rows, with what the method cannot change computed already."""
+    parts = [encode(backbone, task.examples, template=task.template) for task in tasks]
+    pool = Batch(concatenate([part.inputs for part in parts]), torch.cat([part.row_mask for part in parts]))
+    if not adapted.cacheable:
+        return pool
+    level = "beside" if adapted.beside else f"block:{adapted.first_block}"
+    return pool.with_inputs(states=frozen(backbone, level, pool, adapted.freeze, store=store))
+
+
+@torch.no_grad()
+def _prototypes(model: Classifier, params: Params, rows: Rows) -> dict[str, Tensor]:
+    """Each member's head from the class prototypes of its own rows."""
+    width, size = rows.index.shape[1], 0
+    features = None
+    for part, batch, columns in take_all(rows):
+        x = model.features(_some(params, part.tolist()), batch)
+        if features is None:
+            size = x.shape[-1]
+            features = x.new_zeros(len(rows.index), width, size)
+        t, b = torch.nonzero(columns >= 0, as_tuple=True)
+        features[part[t], columns[t, b]] = x[t, b]
+    assert features is not None
+    head = prototype_head(features / SCALE, rows.labels, rows.index >= 0, rows.class_mask.shape[1])
+    return {"weight": head["weight"], "bias": SCALE * head["bias"]}
+
+
+def _cost(
+    model: Classifier, params: Params, pool: Batch, start: int, rows: int, batch_size: int, steps: int
+) -> dict[str, Any]:
+    """FLOPs of a query of mean length and, from one step on rows of that length, of the final model's training."""
+    tokens = max(1, round(float(lengths(pool)[start : start + rows].double().mean())))
+    ids = torch.zeros(1, tokens, dtype=torch.long, device=pool.row_mask.device)
+    row = Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.ones(1, dtype=torch.bool))
+    leaves = [p.clone().requires_grad_() for own in params.values() for p in own.values()]
+    tree, i = {}, iter(leaves)
+    for site, own in params.items():
+        tree[site] = {name: next(i) for name in own}
+    query = count_flops(lambda: model(params, row))
+    step = count_flops(lambda: torch.autograd.grad(model(tree, row).sum(), leaves, allow_unused=True))
+    head = sum(p.numel() for p in params["head"].values())
+    trained = sum(leaf.numel() for leaf in leaves)
+    return {
+        "training_flops": step * min(batch_size, rows) * steps,
+        "query_flops": query,
+        "query_tokens": tokens,
+        "trained_parameters": trained,
+        "method_parameters": trained - head,
+        "backbone_parameters": model.adapted.backbone.num_parameters if model.adapted else 0,
+    }
+
+
+def _some(params: Params, members: Sequence[int]) -> Params:
+    return {site: {name: p[list(members)] for name, p in own.items()} for site, own in params.items()}
+
+
+def _unflatten(seen: dict[str, Tensor], prefix: str, task: int) -> Params:
+    params: Params = {}
+    for key, value in seen.items():
+        if key.startswith(prefix):
+            site, name = key.removeprefix(prefix).rsplit("::", 1)
+            params.setdefault(site, {})[name] = value[task].clone()
+    return params

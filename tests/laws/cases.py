@@ -1,0 +1,211 @@
+"""What the laws range over: every method, every architecture, every dtype, and batches of tasks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from handful.attach import Adapted, States, attach, map_params
+from handful.backbone import Backbone, from_model
+from handful.methods import Method, methods
+from handful.methods.bitfit import BitFit
+from handful.methods.bottleneck import Houlsby
+from handful.methods.combine import OnLayers, Union, union
+from handful.methods.ia3 import IA3
+from handful.methods.layernorm import LayerNormTuning
+from handful.methods.lora import LoRA
+from handful.methods.prefix import PrefixTuning
+from handful.methods.prompt import PromptTuning
+from handful.types import LINEARS, Batch, Params
+from tiny import DUAL, PADDING, SPEECH, TINY, VARIANTS, VISION, tiny_inputs
+
+SIZES: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 2},
+    "houlsby": {"width": 4, "activation": "gelu"},
+    "pfeiffer": {"width": 4, "activation": "tanh"},
+    "parallel": {"width": 4, "activation": "silu"},
+    "kronecker": {"order": 4, "width": 8},
+    "prompt": {"num_tokens": 3},
+    "prefix": {"num_tokens": 3, "std": 0.5},
+    "ladder": {"reduction": 4},
+}
+"""Options that fit tiny models; smooth activations, so that second derivatives are compared where there are any."""
+COMPOSED = frozenset({Union, OnLayers})
+
+METHODS: dict[str, Method] = {
+    **{name: make(**SIZES.get(name, {})) for name, make in methods().items() if make not in COMPOSED},
+    "lora-everywhere": LoRA(rank=2, roles=LINEARS),
+    "bitfit-added": BitFit(add_missing=True),
+    "union": union(
+        LoRA(rank=2, roles=frozenset({"attention.query", "ffn.out"})), LayerNormTuning(), Houlsby(**SIZES["houlsby"])
+    ),
+    "union-virtual": union(PromptTuning(num_tokens=2), PrefixTuning(num_tokens=3, std=0.5), IA3()),
+    "top-layer": OnLayers(method=Houlsby(**SIZES["houlsby"]), start=-1),
+    "upper-prefix": OnLayers(method=PrefixTuning(num_tokens=3, std=0.5), start=1),
+}
+NOT_IDENTITY = frozenset({"prompt", "prefix", "union-virtual", "upper-prefix"})
+
+FAMILIES: dict[str, tuple[str, str | None]] = {
+    **{name: (name, "vision" if name in DUAL else None) for name in TINY},
+    **{name: (make.args[0], None) for name, make in VARIANTS.items()},  # type: ignore[attr-defined]
+    **{f"{name}-text": (name, "text") for name in sorted(DUAL)},
+}
+"""case -> (model type, modality)"""
+
+_NO_WORDS = VISION | DUAL | SPEECH | {"whisper"}
+_NO_CORE = frozenset({"mpnet", "deberta-v2", "wavlm"})
+_NO_BIAS = frozenset(
+    {"modernbert", "t5", "mt5", "umt5", "llama", "mistral", "qwen3", "gemma2", "gemma3_text", "gemma3", "smollm3"}
+)
+REFUSED: dict[str, frozenset[str]] = {
+    "lora": frozenset({"wavlm"}),
+    "bitfit": _NO_BIAS,
+    "prompt": _NO_WORDS,
+    "prefix": _NO_CORE,
+    "union-virtual": _NO_WORDS | _NO_CORE,
+    "upper-prefix": _NO_CORE,
+}
+"""method -> model types that have no place for it"""
+
+RMS_NORMS = frozenset({"t5", "mt5", "umt5", "llama", "mistral", "qwen2", "qwen3", "smollm3"}) | {
+    "gemma2", "gemma3_text", "gemma3"
+}  # fmt: skip
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+ROWS, TOKENS = (2, 1, 2), (6, 5, 7)
+"""Rows and tokens of three ragged tasks."""
+
+
+class Case(NamedTuple):
+    method: str
+    family: str
+    dtype: str
+
+    def __str__(self) -> str:
+        return "-".join(self)
+
+    @property
+    def model_type(self) -> str:
+        return FAMILIES[self.family][0]
+
+    def adapted(self, **options: Any) -> Adapted:
+        return _adapted(*self, tuple(options.items()))
+
+    @property
+    def tolerance(self) -> dict[str, float]:
+        exact = 1e-5 if self.model_type in RMS_NORMS else 1e-10  # they compute in single precision
+        return {
+            "float32": {"rtol": 1e-4, "atol": 1e-4},
+            "bfloat16": {"rtol": 0.1, "atol": 0.3},
+            "float64": {"rtol": exact, "atol": exact},
+        }[self.dtype]
+
+
+def applies(method: str, family: str) -> bool:
+    return FAMILIES[family][0] not in REFUSED.get(method, ())
+
+
+def cases(*dtypes: str, only: Iterable[str] = tuple(METHODS), without: Iterable[str] = ()) -> Any:
+    """Parametrises `case` over every method that an architecture can take."""
+    chosen = [
+        Case(method, family, dtype)
+        for family in FAMILIES
+        for method in METHODS
+        for dtype in dtypes
+        if method in only and method not in without and applies(method, family)
+    ]
+    return pytest.mark.parametrize("case", chosen, ids=str)
+
+
+@cache
+def backbone(family: str, dtype: str) -> Backbone:
+    model = {**TINY, **VARIANTS}[family.removesuffix("-text")]()
+    return from_model(model.to(DTYPES[dtype]), id=family)
+
+
+@cache
+def _adapted(method: str, family: str, dtype: str, options: tuple[tuple[str, Any], ...]) -> Adapted:
+    return attach(backbone(family, dtype), METHODS[method], **dict(options))
+
+
+@cache
+def random_params(case: Case, tasks: int | None) -> Params:
+    """Away from the start, where most methods are the identity and laws could not fail."""
+    generator = torch.Generator().manual_seed(1)
+
+    def moved(p: Tensor) -> Tensor:
+        return p + 0.2 * torch.randn(p.shape, generator=generator).to(p)
+
+    return map_params(moved, case.adapted().init(0, tasks))
+
+
+def leaves(params: Params) -> tuple[Params, list[Tensor]]:
+    """A copy that asks for gradients, and its tensors in order."""
+    copy = map_params(lambda p: p.detach().clone().requires_grad_(), params)
+    return copy, [p for own in copy.values() for p in own.values()]
+
+
+@cache
+def rows_of(case: Case, rows: int, tokens: int, seed: int = 0) -> Batch:
+    """Rows of one task, ragged in length."""
+    model_type, modality = FAMILIES[case.family]
+    inputs = tiny_inputs(model_type, rows, tokens, seed=seed, modality=modality)
+    floats = {name: x.to(DTYPES[case.dtype]) if x.is_floating_point() else x for name, x in inputs.items()}
+    return Batch(floats, torch.ones(rows, dtype=torch.bool))
+
+
+def padded(case: Case, inputs: Mapping[str, Tensor], widths: Mapping[str, int]) -> dict[str, Tensor]:
+    """Inputs with more padding on the right."""
+    out = {}
+    for name, x in inputs.items():
+        fill = PADDING.get(case.model_type, 0) if name.endswith("input_ids") else 0
+        extra = widths[name] - x.shape[1]
+        out[name] = x if extra == 0 else torch.cat([x, x.new_full((x.shape[0], extra, *x.shape[2:]), fill)], 1)
+    return out
+
+
+def stacked(case: Case, tasks: Sequence[Batch]) -> Batch:
+    """Ragged tasks as one batch `[T, B, ...]`; rows that only fill up are padding from the first token on."""
+    widths = {name: max(task.inputs[name].shape[1] for task in tasks) for name in tasks[0].inputs}
+    rows = max(len(task.row_mask) for task in tasks)
+    inputs: dict[str, list[Tensor]] = {name: [] for name in widths}
+    for task in tasks:
+        for name, x in padded(case, task.inputs, widths).items():
+            fill = PADDING.get(case.model_type, 0) if name.endswith("input_ids") else 0
+            inputs[name].append(torch.cat([x, x.new_full((rows - len(x), *x.shape[1:]), fill)]))
+    mask = torch.stack([torch.arange(rows) < len(task.row_mask) for task in tasks])
+    return Batch({name: torch.stack(parts) for name, parts in inputs.items()}, mask)
+
+
+@cache
+def three_tasks(case: Case) -> tuple[Batch, ...]:
+    return tuple(rows_of(case, n, s, seed=t) for t, (n, s) in enumerate(zip(ROWS, TOKENS, strict=True)))
+
+
+def assert_same_gradients(case: Case, found: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> None:
+    """Equal to the case's tolerance of their largest entry. Root-mean-square norms compute in single precision."""
+    rough = 1e-5 if case.dtype == "float32" or case.model_type in RMS_NORMS else 1e-10
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            torch.testing.assert_close(a, b, rtol=rough, atol=rough * max(1.0, float(b.abs().max())))
+
+
+def real(states: States, like: States | None = None) -> Tensor:
+    """The states of real tokens, one after the other; `like` names them where `states` is padded further."""
+    like = like or states
+    return states.hidden[..., : like.hidden.shape[-2], :][like.mask]
+
+
+def loss(states: States, row_mask: Tensor) -> Tensor:
+    """One number a task `[T?]` that weighs every coordinate of every real token differently."""
+    hidden = states.hidden.to(torch.promote_types(states.hidden.dtype, torch.float32))
+    S, D = hidden.shape[-2:]
+    weight = torch.sin(torch.arange(S)[:, None] * 0.7 + torch.arange(D) * 1.3 + 1).to(hidden)
+    keep = (states.mask & row_mask[..., None])[..., None]
+    return torch.where(keep, torch.tanh(hidden * weight), 0.0).sum((-1, -2, -3))
