@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from functools import partial
+from pathlib import Path
 
-from benchmarks.lengths import TOKEN_BUDGET, gather, lengths, plan
+import torch
 from benchmarks.subjects import DATA, examples, minilm, realistic_texts, rows_of
 from benchmarks.timing import Figure, Ratio, Report, compared, interleave
+from torch import Tensor
+
 from handful.attach import States
 from handful.backbone import Backbone
+from handful.batches import TOKEN_BUDGET, gather, lengths, plan
 from handful.forward import run_backbone
 from handful.prompts import encode
 from handful.scoring import pool as pooled
@@ -21,9 +24,10 @@ SHOTS, DTYPES = 8, ("float32", "bfloat16")
 
 def run(quick: bool) -> Report:
     batch = encode(minilm(), examples(realistic_texts(128 if quick else 384)))
-    runs = {dtype: lambda backbone=minilm(dtype): features(backbone, batch) for dtype in DTYPES}
+    runs = {dtype: partial(features, minilm(dtype), batch) for dtype in DTYPES}
     timings = interleave(runs, 3 if quick else 5)
-    hardware = "avx512_bf16" in open("/proc/cpuinfo").read()
+    cpuinfo = Path("/proc/cpuinfo")
+    hardware = cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()
     target = 1.8 if hardware else None
     note = "" if hardware else "this processor has no bfloat16 products"
     figures = [compared("frozen features: float32 / bfloat16", timings, "float32", "bfloat16", target, ">=", note=note)]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-
 from benchmarks.subjects import Peer, minilm, peft_lora, random_labels, random_rows, tasks_of, training
 from benchmarks.timing import Report, compared, interleave
+
 from handful.attach import Adapted, attach
 from handful.methods.combine import OnLayers
 from handful.methods.ladder import LadderSide

@@ -1,4 +1,4 @@
-"""The default fit, with folds, calibration and final model, against one `peft` LoRA fit of 20 epochs on the same rows."""
+"""The default fit, with folds, calibration and final model, against a `peft` LoRA fit of 20 epochs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import importlib.util
 import random
 
 import torch
-
 from benchmarks.subjects import DATA, Peer, examples, minilm, peft_lora, realistic_texts, rows_of
 from benchmarks.timing import Figure, Ratio, Report, compared, interleave
+
 from handful.batches import gather, lengths
 from handful.prompts import encode
 

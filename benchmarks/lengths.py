@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
-
 from benchmarks.subjects import examples, minilm, realistic_texts, tasks_of, training
 from benchmarks.timing import Report, compared, interleave
+from torch import Tensor
+
 from handful.batches import TOKEN_BUDGET, gather, lengths, plan
 from handful.methods.lora import LoRA
 from handful.prompts import encode
@@ -26,11 +26,14 @@ def run(quick: bool) -> Report:
     learn = training(LoRA(), tasks_of(train, 1, few), few // BATCH, BATCH)
 
     def learn_padded() -> None:
-        with patch("handful.fit.plan", in_one_pass):
+        with patch("handful.passes.plan", in_one_pass):
             learn()
 
+    def encode_planned() -> None:
+        encode_all(pool, [columns[0] for _, columns in plan(lengths(pool)[None], 2 * TOKEN_BUDGET)])
+
     runs = {
-        "encode, planned": lambda: encode_all(pool, [columns[0] for _, columns in plan(lengths(pool)[None], 2 * TOKEN_BUDGET)]),
+        "encode, planned": encode_planned,
         "encode, padded": lambda: encode_all(pool, list(torch.arange(count).split(BATCH))),
         "train, planned": learn,
         "train, padded": learn_padded,

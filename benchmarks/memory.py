@@ -79,6 +79,7 @@ def _status(field: str) -> int:
 
 def _case(name: str, numbers: list[int]) -> Callable[[], None]:
     from benchmarks.subjects import Peer, peft_lora, random_labels, random_rows, tasks_of, training
+
     from handful.methods.lora import LoRA
 
     if name == "tasks":

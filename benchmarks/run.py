@@ -1,6 +1,6 @@
 """Runs the benchmarks, prints target, ratio and whether it was reached, and writes `benchmarks/results/NAME.json`.
 
-    python benchmarks/run.py [--only NAME ...] [--quick] [--threads 2]
+python benchmarks/run.py [--only NAME ...] [--quick] [--threads 2]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from benchmarks.timing import Figure, Report
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("step", "memory", "cached", "lengths", "tasks", "bf16", "startup", "default_fit", "vmap")
+NAMES = ("step", "memory", "cached", "lengths", "many_tasks", "bf16", "startup", "default_fit", "vmap")
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scikit-learn")
 
 
@@ -118,8 +118,9 @@ def _print(figures: Sequence[Figure]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2))
-    for column, side in (("", "left"), ("target", "right"), ("wall", "right"), ("quartiles", "right"), ("CPU", "right")):
-        table.add_column(column, justify=side)  # type: ignore[arg-type]
+    table.add_column("")
+    for column in ("target", "wall", "quartiles", "CPU"):
+        table.add_column(column, justify="right")
     table.add_column("reached")
     for figure in figures:
         target = "" if figure.target is None else f"{figure.sense} {figure.target:g}"

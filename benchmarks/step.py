@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from benchmarks.subjects import Peer, frozen_forward, peft_ia3, peft_lora, random_labels, random_rows, tasks_of, training
+from benchmarks.subjects import (
+    Peer,
+    frozen_forward,
+    peft_ia3,
+    peft_lora,
+    random_labels,
+    random_rows,
+    tasks_of,
+    training,
+)
 from benchmarks.timing import Report, compared, interleave
+
 from handful.methods.base import Method
 from handful.methods.bottleneck import Houlsby, Pfeiffer
 from handful.methods.ia3 import IA3

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import random
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -93,6 +94,7 @@ def plain_model() -> nn.Module:
     """The backbone as transformers loads it, for the peers."""
     from transformers import AutoModel
 
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # transformers says it of peft
     return AutoModel.from_pretrained(aliases()["minilm"](), dtype=torch.float32)
 
 

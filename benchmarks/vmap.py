@@ -7,10 +7,10 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
-
 from benchmarks.subjects import minilm, random_rows, start, tasks_of
 from benchmarks.timing import Report, compared, interleave
+from torch import Tensor
+
 from handful.attach import Adapted, attach, map_params
 from handful.insertions import Base, Call
 from handful.losses import cross_entropy

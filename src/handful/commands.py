@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from handful import artifact as artifacts
 from handful.artifact import Artifact
@@ -160,8 +161,7 @@ def list_methods(*, as_json: bool) -> None:
     """`handful methods`."""
     rows = []
     for name, kind in methods().items():
-        module = sys.modules[kind.__module__]
-        rows.append({"name": name, "does": _first_line(kind), "source": _first_line(module)})
+        rows.append({"name": name, "does": _first_line(kind), "source": _first_line(sys.modules[kind.__module__])})
     _listing(rows, as_json)
 
 
@@ -270,7 +270,7 @@ def _listing(rows: Sequence[Mapping[str, str]], as_json: bool) -> None:
         return
     table = Table(*rows[0], box=None)
     for row in rows:
-        table.add_row(*(row.get(key, "") for key in rows[0]))
+        table.add_row(*(Text(row.get(key, "")) for key in rows[0]))  # as it is: brackets are no markup
     out_console.print(table)
 
 

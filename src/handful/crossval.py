@@ -11,7 +11,7 @@ from torch import Tensor
 
 from handful import episodes
 from handful.batches import Rows, stack
-from handful.estimate import Estimate, estimate, honest_scores, log_losses, select, temperature
+from handful.estimate import Estimate, estimate, log_losses, temperature
 from handful.types import Batch, Task
 
 FINAL = -1
@@ -85,30 +85,64 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the out-of-fold scores of one task decide: the choice to fit on all rows, its calibration, its estimate."""
+class Mixture:
+    """A choice among M, and how the scores of its P parts are added up: `sum_j weights[j] * scores[j]`."""
 
     choice: int
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the out-of-fold scores of one task decide: the mixture to fit on all rows, its calibration, its estimate."""
+
+    mixture: Mixture
     temperature: float
     estimate: Estimate
 
 
-def judge(plan: Plan, task: int, scores: np.ndarray, *, seed: int) -> Verdict:
-    """`scores [M, n, C]` of M choices, the best liked first, NaN for rows never held out -> what to do.
+EVIDENCE = 0.5
+"""How much of the out-of-fold likelihood counts for a part of a mixture; its rows are not independent."""
 
-    The estimate uses for each fold the choice that the other folds made (`estimate.honest_scores`). With nothing
-    held out the first choice is taken, uncalibrated, and the estimate says that nothing is known.
+
+def judge(plan: Plan, task: int, scores: np.ndarray, *, seed: int) -> Verdict:
+    """`scores [M, P, n, C]` of M choices of P parts each, the best liked first, NaN for rows never held out.
+
+    Parts are brought to their best temperature and weighted by their likelihood; the choice is that of least
+    log-loss. The estimate uses for each fold what the other folds' rows decide, so that choosing flatters nobody.
+    With nothing held out the first part of the first choice is taken, and the estimate says that nothing is known.
     """
     own, fold = plan.tasks[task], plan.fold_of_row(task)
     labels, held = plan.labels[task].numpy(), fold >= 0
-    heat = [temperature(s[held], labels[held], own.kind) if held.any() else 1.0 for s in scores]
-    scores = np.nan_to_num(scores)
-    # each choice is judged as it would be used, calibrated: under-confident heads are not worse for it
-    losses = np.stack([log_losses(s / t, labels, own.kind) for s, t in zip(scores, heat, strict=True)])
-    choice = select(losses, fold)[0] if held.any() else 0
-    honest = honest_scores(scores, losses, fold)
+    known = np.nan_to_num(scores)
+    honest = np.zeros(known.shape[2:])
+    for f in range(len(plan.folds[task])):
+        mixture = _mix(known, labels, held & (fold != f), own)
+        honest[fold == f] = _mixed(known[mixture.choice], mixture.weights)[fold == f]
+    mixture = _mix(known, labels, held, own)
+    mixed = _mixed(known[mixture.choice], mixture.weights)
     return Verdict(
-        choice=choice,
-        temperature=heat[choice],
+        mixture=mixture,
+        temperature=temperature(mixed[held], labels[held], own.kind) if held.any() else 1.0,
         estimate=estimate(honest, labels, own.labels, held, len(plan.folds[task]), own.kind, seed=seed),
     )
+
+
+def _mix(scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, task: Task) -> Mixture:
+    """The mixture that `rows` ask for, of `scores [M, P, n, C]`."""
+    if not rows.any():
+        return Mixture(0, np.eye(1, scores.shape[1])[0])
+    found = []
+    for parts in scores[:, :, rows]:
+        heat = np.array([temperature(part, labels[rows], task.kind) for part in parts])
+        loss = log_losses(parts / heat[:, None, None], labels[rows], task.kind).mean(-1)
+        share = np.exp(-EVIDENCE * rows.sum() * (loss - loss.min()))
+        weights = share / share.sum() / heat
+        found.append((log_losses(_mixed(parts, weights), labels[rows], task.kind).mean(), weights))
+    choice = int(np.argmin([loss for loss, _ in found]))
+    return Mixture(choice, found[choice][1])
+
+
+def _mixed(parts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """`sum_j weights[j] parts[j]`, `[P, n, C]` -> `[n, C]`."""
+    return np.einsum("j,jnc->nc", weights, parts)

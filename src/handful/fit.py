@@ -43,7 +43,7 @@ class Schedule:
     head_lr       the rate of the class head, where it differs
     clip          largest gradient norm of a task; None for no limit
     weight_decay  decoupled from the gradient; one number or one for each task
-    l2            weight of half the squared norm, added to a task's loss; one number or one for each task
+    l2            weight of half the squared norm of all but biases, added to a task's loss; one or one for each task
     """
 
     steps: int | Sequence[int] = 100
@@ -146,7 +146,8 @@ class _Run:
         self.lr = torch.as_tensor(schedule.lr, dtype=self.flat.dtype).expand(num_tasks).to(device)
         decay, l2 = (torch.as_tensor(x, dtype=self.flat.dtype) for x in (schedule.weight_decay, schedule.l2))
         self.decay, self.l2 = (x.expand(num_tasks)[:, None].to(device) for x in (decay, l2))
-        self.head = layout.mask("head").to(device)
+        self.l2 = self.l2 * ~layout.mask(lambda site, name: name == "bias").to(device)
+        self.head = layout.mask(lambda site, name: site == "head").to(device)
         self.state = optimizer(schedule.optimizer).init(self.flat, layout)
         self.losses = torch.full((max(self.steps), num_tasks), math.nan)
         self.good, self.step = self.flat.clone(), 0

@@ -23,10 +23,8 @@ from handful.losses import LOSSES
 from handful.scoring import Classifier, prototype_head
 from handful.types import Batch, Params
 
-RATE = 0.3
-"""AdamW's rate on rotated features of unit length; with it 100 to 200 full-batch steps come close to the minimum."""
-SHARPNESS = 8.0
-"""Scale of the prototype head that training starts from, on features of unit length."""
+RATE = 0.1
+"""AdamW's rate on rotated features of mean square length one; 100 full-batch steps come close to the minimum."""
 
 
 @dataclass(frozen=True)
@@ -39,83 +37,97 @@ class Rotated:
     @staticmethod
     def of(x: Tensor) -> Rotated:
         """The rotation of features; directions without weight are dropped."""
-        gram = (x.double() @ x.double().mT) if x.shape[0] <= x.shape[1] else (x.double().mT @ x.double())
-        values, vectors = torch.linalg.eigh(gram)
-        kept = values > 1e-9 * values[-1].clamp(min=1e-12)
+        x = x.double()
+        wide = x.shape[0] <= x.shape[1]
+        values, vectors = torch.linalg.eigh(x @ x.mT if wide else x.mT @ x)
+        kept = values > 1e-6 * values[-1].clamp(min=1e-12)
         values, vectors = values[kept].flip(0), vectors[:, kept].flip(1)
-        if x.shape[0] <= x.shape[1]:
-            basis = (vectors / values.sqrt()).mT @ x.double()
-        else:
-            basis = vectors.mT
-        return Rotated((x.double() @ basis.mT).float(), basis.float())
+        basis = (vectors / values.sqrt()).mT @ x if wide else vectors.mT
+        return Rotated((x @ basis.mT).float(), basis.float())
+
+    def back(self, weight: Tensor) -> Tensor:
+        """A head's weight `[C, r]`, which may be padded, on the features themselves: `[C, D]`."""
+        return weight[:, : self.z.shape[1]] @ self.basis
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One way to fit a head: which feature set, how strongly regularised (as scikit-learn's `C`)."""
+class Sets:
+    """P feature sets of every task, in one pool padded with zero columns; `starts [P]` says where each begins."""
 
+    pool: Batch
+    starts: Sequence[int]
+
+    @staticmethod
+    def of(rotated: Sequence[Sequence[Rotated]]) -> Sets:
+        """From rotated features by set and task."""
+        width = max(r.z.shape[1] for own in rotated for r in own)
+        features = torch.cat([torch.nn.functional.pad(r.z, (0, width - r.z.shape[1])) for own in rotated for r in own])
+        starts = np.cumsum([0, *(sum(r.z.shape[0] for r in own) for own in rotated)])[:-1].tolist()
+        pool = Batch({"features": features}, torch.ones(len(features), dtype=torch.bool, device=features.device))
+        return Sets(pool, starts)
+
+    def shifted(self, rows: Rows, sets: Sequence[int]) -> Rows:
+        """The same rows, each member reading its feature set."""
+        starts = torch.tensor([self.starts[j] for j in sets], device=rows.index.device)[:, None]
+        return Rows(rows.pool, torch.where(rows.index >= 0, rows.index + starts, -1), rows.labels, rows.class_mask)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One head to train: of which task, without which fold, on which feature set, with which `C`, for how long."""
+
+    task: int
+    fold: int
     features: int
     c: float
-
-
-def pool_of(rotated: Sequence[Sequence[Rotated]]) -> tuple[Batch, list[int]]:
-    """Feature sets by set and task -> one pool, padded with zero columns, and where each set starts in it."""
-    width = max(r.z.shape[1] for own in rotated for r in own)
-    parts = [torch.nn.functional.pad(r.z, (0, width - r.z.shape[1])) for own in rotated for r in own]
-    sizes = [sum(r.z.shape[0] for r in own) for own in rotated]
-    features = torch.cat(parts)
-    return Batch({"features": features}, torch.ones(len(features), dtype=torch.bool)), np.cumsum([0, *sizes])[:-1].tolist()
+    steps: int
 
 
 def fit_heads(
     plan: Plan,
-    pool: Batch,
-    starts: Sequence[int],
-    members: Sequence[tuple[int, int]],
-    candidates: Sequence[Candidate],
-    steps: Sequence[int],
+    sets: Sets,
+    members: Sequence[Member],
     *,
     watch: Watch | None = None,
     watch_every: int = 1,
     checkpoint: Path | None = None,
     memory: dict[str, Tensor] | None = None,
 ) -> Params:
-    """One head for each member `(task, fold)`, with its candidate and number of steps; params `[T, ...]`."""
-    rows = _shifted(plan.training(pool, members), [starts[candidate.features] for candidate in candidates])
-    batch = rows.take(torch.arange(len(members)), torch.arange(rows.index.shape[1]).expand_as(rows.index))
-    x = batch.inputs["features"]
-    head = prototype_head(x, rows.labels, batch.row_mask, rows.class_mask.shape[1])
-    head = {name: SHARPNESS * value for name, value in head.items()}
-    strength = [1 / (c.c * n) for c, n in zip(candidates, rows.counts().tolist(), strict=True)]
-    schedule = Schedule(steps=tuple(steps), lr=RATE, clip=None, l2=tuple(strength))
-    kind = plan.tasks[0].kind
+    """The heads of all members, params `[T, ...]`: logistic regression as scikit-learn's, started at the prototypes."""
+    rows = plan.training(sets.pool, [(member.task, member.fold) for member in members])
+    rows = sets.shifted(rows, [member.features for member in members])
+    every = torch.arange(rows.index.shape[1], device=rows.index.device).expand_as(rows.index)
+    batch = rows.take(torch.arange(len(members)), every)
+    head = prototype_head(batch.inputs["features"], rows.labels, batch.row_mask, rows.class_mask.shape[1])
+    strength = [1 / (member.c * n) for member, n in zip(members, rows.counts().tolist(), strict=True)]
+    schedule = Schedule(steps=tuple(m.steps for m in members), lr=RATE, clip=None, l2=tuple(strength))
     trained, _ = fit(
-        Classifier(None), {"head": head}, rows, LOSSES[kind], schedule, seed=0, watch=watch, watch_every=watch_every,
-        checkpoint=checkpoint, memory=memory,
+        Classifier(None), {"head": head}, rows, LOSSES[plan.tasks[0].kind], schedule, seed=0, watch=watch,
+        watch_every=watch_every, checkpoint=checkpoint, memory=memory,
     )  # fmt: skip
     return trained
 
 
 def cross_validate(
     plan: Plan,
-    pool: Batch,
-    starts: Sequence[int],
-    candidates: Sequence[Candidate],
+    sets: Sets,
+    cs: Sequence[float],
     stops: Sequence[int],
     *,
     watch: Watch | None = None,
     checkpoint: Path | None = None,
 ) -> list[np.ndarray]:
-    """Out-of-fold scores `[M, n, C]` of every task, for each candidate at each number of steps in `stops`, in one fit.
+    """Out-of-fold scores `[M, P, n, C]` of every task in one fit: for each choice of `choices`, for each feature set.
 
-    The M choices are in the order of `choices(candidates, stops)`; a row that is never held out has NaN.
+    A row that is never held out has NaN.
     """
     folds = plan.members(final=False)
-    members = [member for _ in candidates for member in folds]
-    each = [candidate for candidate in candidates for _ in folds]
+    num_sets = len(sets.starts)
+    members = [Member(t, f, j, c, max(stops)) for c in cs for j in range(num_sets) for t, f in folds]
     seen: dict[str, Tensor] = {}
     if folds:
-        held = _shifted(plan.held_out(pool, members), [starts[candidate.features] for candidate in each])
+        held = plan.held_out(sets.pool, [(member.task, member.fold) for member in members])
+        held = sets.shifted(held, [member.features for member in members])
 
         def look(step: int, params: Params, tasks: Sequence[int]) -> None:
             if step in stops:
@@ -124,42 +136,32 @@ def cross_validate(
                 watch(step, params, tasks)
 
         trained = fit_heads(
-            plan, pool, starts, members, each, [max(stops)] * len(members), watch=look,
-            watch_every=max(1, math.gcd(*stops)), checkpoint=checkpoint, memory=seen,
-        )  # fmt: skip
+            plan, sets, members, watch=look, watch_every=max(1, math.gcd(*stops)), checkpoint=checkpoint, memory=seen
+        )
         if max(stops) == 0:  # the prototypes themselves
             look(0, trained, [])
     found = []
     for t, task in enumerate(plan.tasks):
-        parts = [slice(i * len(folds), (i + 1) * len(folds)) for i in range(len(candidates))]
         nothing = np.full((len(task.examples), len(task.labels)), np.nan)
+        blocks = [slice(i * len(folds), (i + 1) * len(folds)) for i in range(len(cs) * num_sets)]
         scores = [
-            plan.gather(folds, seen[str(step)][part], t) if folds else nothing for part in parts for step in stops
+            [plan.gather(folds, seen[str(stop)][block], t) if folds else nothing for block in blocks] for stop in stops
         ]
-        found.append(np.stack(scores))
+        by_choice = np.stack([np.stack(own) for own in scores]).reshape(len(stops), len(cs), num_sets, *nothing.shape)
+        found.append(by_choice.swapaxes(0, 1).reshape(-1, num_sets, *nothing.shape))
     return found
 
 
-def choices(candidates: Sequence[Candidate], stops: Sequence[int]) -> list[tuple[Candidate, int]]:
-    """What cross-validation chooses between: candidates and numbers of steps."""
-    return [(candidate, step) for candidate in candidates for step in stops]
+def choices(cs: Sequence[float], stops: Sequence[int]) -> list[tuple[float, int]]:
+    """What cross-validation chooses between: `C` and the number of steps."""
+    return [(c, stop) for c in cs for stop in stops]
 
 
 def final_heads(
-    plan: Plan, pool: Batch, starts: Sequence[int], chosen: Sequence[tuple[Candidate, int]]
-) -> list[dict[str, Tensor]]:
-    """The head of each task on all its rows, in rotated features: `weight [C, r]`, `bias [C]`."""
-    members = [(t, FINAL) for t in range(len(plan.tasks))]
-    params = fit_heads(plan, pool, starts, members, [c for c, _ in chosen], [steps for _, steps in chosen])
-    classes = [len(task.labels) for task in plan.tasks]
-    return [{name: p[t][: classes[t]] for name, p in params["head"].items()} for t in range(len(classes))]
-
-
-def unrotate(head: dict[str, Tensor], rotated: Rotated) -> dict[str, Tensor]:
-    """The head on the features themselves: `weight [C, D]`, `bias [C]`."""
-    return {"weight": head["weight"][:, : rotated.z.shape[1]] @ rotated.basis, "bias": head["bias"]}
-
-
-def _shifted(rows: Rows, starts: Sequence[int]) -> Rows:
-    index = torch.where(rows.index >= 0, rows.index + torch.tensor(starts)[:, None], -1)
-    return Rows(rows.pool, index, rows.labels, rows.class_mask)
+    plan: Plan, sets: Sets, chosen: Sequence[tuple[float, int]], *, checkpoint: Path | None = None
+) -> Params:
+    """The heads of all tasks on all their rows, for each feature set: params `[P * T, ...]`, set by set."""
+    members = [
+        Member(t, FINAL, j, c, steps) for j in range(len(sets.starts)) for t, (c, steps) in enumerate(chosen)
+    ]
+    return fit_heads(plan, sets, members, checkpoint=checkpoint)

@@ -5,7 +5,7 @@ torch's optimisers mix nothing over tasks either, but know one learning rate a t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -49,13 +49,12 @@ class Layout:
             )
         return params
 
-    def mask(self, site: str) -> Tensor:
-        """`[P]`, True where a site's parameters lie."""
-        chosen = torch.zeros(self.size, dtype=torch.bool)
-        for own, _, shape, start in self.entries:
-            if own == site:
-                chosen[start : start + torch.Size(shape).numel()] = True
-        return chosen
+    def mask(self, chosen: Callable[[str, str], bool]) -> Tensor:
+        """`[P]`, True where the parameters lie whose site and name are `chosen`."""
+        found = torch.zeros(self.size, dtype=torch.bool)
+        for site, name, shape, start in self.entries:
+            found[start : start + torch.Size(shape).numel()] = chosen(site, name)
+        return found
 
 
 class Optimizer(Protocol):

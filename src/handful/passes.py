@@ -57,7 +57,7 @@ class Passes:
     def of(self, tasks: Sequence[int], step: int) -> Iterator[Pass]:
         """The passes of a step, which together see every row of it once.
 
-        Where every step takes all rows they are kept while the tasks stay the same, if they are no more than KEPT_BYTES.
+        Where every step takes all rows, they are kept while the tasks stay the same, up to KEPT_BYTES.
         """
         if self._kept and self._kept_for == tasks:
             yield from self._kept

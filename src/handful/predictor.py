@@ -14,7 +14,7 @@ from handful.methods import from_spec
 from handful.prompts import encode
 from handful.scoring import Classifier
 from handful.types import Batch, Example, Params, Scores
-from handful.views import Lexicon, Views, featurize
+from handful.views import Lexicon, Views
 
 if TYPE_CHECKING:
     from handful.artifact import Artifact
@@ -55,6 +55,6 @@ class Predictor:
         pool = encode(self.backbone, examples, template=self.artifact.template, marks=marks)
         if features["kind"] == "views":
             lexicon = Lexicon(head["terms"], head["idf"]) if "terms" in head else None
-            x = featurize(self.backbone, Views(features["weights"]), pool, lexicon, store)
-            pool = Batch({"features": x}, pool.row_mask)
+            views = Views(tuple(features["views"]), marks).compute(self.backbone, pool, lexicon, store)
+            pool = Batch({"features": torch.cat(views, -1)}, pool.row_mask)
         return predict(self._model, self._params, pool)

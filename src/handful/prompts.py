@@ -38,7 +38,7 @@ def encode(
 ) -> Batch:
     """Examples -> inputs `[B, S]`, padded on the right, cut to the backbone's length (said once).
 
-    With `marks`, `inputs["marks"] [B, S]` holds i + 1 at the tokens between `[name]` and `[/name]` of the i-th name.
+    With `marks`, `inputs["marks"] [B, S]` holds i + 1 at the tokens from `[name]` into `[/name]` of the i-th name.
     Raises BackboneError for a backbone without a tokenizer and DataError for no examples.
     """
     if backbone.tokenizer is None:
@@ -78,14 +78,14 @@ def encode(
 
 
 def _marks(texts: Sequence[str], offsets: Tensor, encoded: Any, names: Sequence[str]) -> Tensor:
-    """`[B, S]`: i + 1 at tokens of the first text inside the i-th marked span, 0 elsewhere."""
+    """`[B, S]`: i + 1 from the opening tag of the i-th marked span to the first piece of its closing tag, else 0."""
     out = torch.zeros(offsets.shape[:2], dtype=torch.long)
     for row, text in enumerate(texts):
         first = torch.tensor([part == 0 for part in encoded.sequence_ids(row)])
         start, end = offsets[row].unbind(-1)
         for found in _MARKED.finditer(text):
             if found[1] in names:
-                inside = first & (start >= found.start(2)) & (end <= found.end(2)) & (end > start)
+                inside = first & (start >= found.start()) & (start <= found.end(2)) & (end > start)
                 out[row, inside] = list(names).index(found[1]) + 1
     return out
 

@@ -52,7 +52,8 @@ class Classifier:
         x = self.features(params, batch, noise, second_order)
         head = params["head"]
         bias = head["bias"] if batch.num_tasks is None else head["bias"].unsqueeze(-2)
-        return mask_classes(x @ head["weight"].mT + bias, batch.class_mask)
+        logits = (head["weight"] @ x.mT).mT + bias  # the gradient of `x @ weight.mT` is computed 2.5 times slower
+        return mask_classes(logits, batch.class_mask)
 
 
 def mask_classes(logits: Tensor, class_mask: Tensor | None) -> Tensor:

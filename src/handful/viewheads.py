@@ -1,8 +1,7 @@
-"""Fitting linear heads on frozen views, for every task at once, with everything chosen by cross-validation.
+"""Fitting one linear head on frozen views, for every task at once, with everything chosen by cross-validation.
 
-One pass over the frozen backbone, then the heads of all folds and candidates in one batch. The candidate and the number
-of steps are those of least out-of-fold log-loss; the accuracy that is reported uses, for each fold, the choice that the
-other folds made.
+A feature set weights the views. For each set a head is fitted; sets are mixed by their out-of-fold likelihood, and
+since a sum of linear heads is a linear head, one weight matrix is all that is kept.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from handful.artifact import Artifact
@@ -19,27 +19,29 @@ from handful.backbone import Backbone
 from handful.batches import lengths
 from handful.cache import FeatureCache
 from handful.costs import backbone_flops, head_flops, measured, peak_memory
-from handful.crossval import Plan, judge
-from handful.heads import Candidate, Rotated, choices, cross_validate, final_heads, pool_of, unrotate
+from handful.crossval import Plan, Verdict, judge
+from handful.heads import Rotated, Sets, choices, cross_validate, final_heads
 from handful.progress import Progress, silent
 from handful.prompts import encode, mark_names, targets
 from handful.types import Task
-from handful.views import LEXICAL, MARKED, Lexicon, Views, featurize, special_pieces
+from handful.views import LEXICAL, MARKED, Lexicon, Views
 
 
 @dataclass(frozen=True)
 class Spec:
     """What there is to choose from.
 
-    weights    of the views; "marked" is left out for a task whose texts do not all mark the same spans
+    sets       weights of the views in each feature set, the best liked first
+    marked     share of the view of marked spans, where every text marks the same ones; 0 never looks for them
     cs         strengths of regularisation (scikit-learn's `C`), the best liked first
     stops      numbers of steps, the best liked first; 0 is the prototype head that training starts from
     num_folds  at most so many folds
     """
 
-    weights: Mapping[str, float]
+    sets: Sequence[Mapping[str, float]]
+    marked: float = 0.0
     cs: Sequence[float] = (10.0,)
-    stops: Sequence[int] = (150,)
+    stops: Sequence[int] = (100,)
     num_folds: int = 8
 
 
@@ -61,70 +63,103 @@ def fit_view_heads(
     with measured() as watch:
         inputs = []
         for task in tasks:
-            inputs.append(_Inputs(task, backbone, spec.weights, store))
+            inputs.append(_Inputs(task, backbone, spec, store))
             progress("reading the backbone", len(inputs) / len(tasks))
         plan = Plan.of(tasks, [targets(task) for task in tasks], spec.num_folds, seed=seed)
-        rotated = [Rotated.of(own.features) for own in inputs]
-        pool, starts = pool_of([rotated])
-        candidates, last = [Candidate(0, c) for c in spec.cs], max(*spec.stops, 1)
+        rotated = [[Rotated.of(own.features(j)) for own in inputs] for j in range(len(spec.sets))]
+        sets, last = Sets.of(rotated), max(*spec.stops, 1)
         found = cross_validate(
-            plan, pool, starts, candidates, spec.stops,
+            plan, sets, spec.cs, spec.stops,
             watch=lambda step, _, __: progress("cross-validation", step / last),
             checkpoint=checkpoint / "crossval.safetensors" if checkpoint else None,
         )  # fmt: skip
         verdicts = [judge(plan, t, scores, seed=seed) for t, scores in enumerate(found)]
-        chosen = [choices(candidates, spec.stops)[verdict.choice] for verdict in verdicts]
-        heads = final_heads(plan, pool, starts, chosen)
+        chosen = [choices(spec.cs, spec.stops)[verdict.mixture.choice] for verdict in verdicts]
+        final = final_heads(
+            plan, sets, chosen, checkpoint=checkpoint / "final.safetensors" if checkpoint else None
+        )["head"]  # fmt: skip
         progress("the final head", 1.0)
-    return [
-        Artifact.of(
-            task,
-            backbone,
-            recipe=recipe,
-            features=own.spec(),
-            head=unrotate(head, rotation) | own.constants(),
-            temperature=verdict.temperature,
-            estimate=verdict.estimate.to_dict(),
-            cost=own.cost(head, len(plan.folds[t]) * len(candidates) * max(spec.stops) + steps)
-            | {"seconds": round(watch.seconds / len(tasks), 3), "peak_memory_bytes": peak_memory(backbone.device)},
-            seed=seed,
-            notes=(f"chosen by cross-validation: C = {candidate.c:g}, {steps} steps",),
+    artifacts = []
+    for t, (task, own, verdict) in enumerate(zip(tasks, inputs, verdicts, strict=True)):
+        heads = []
+        for j, rotation in enumerate(rotated):
+            member, classes = j * len(tasks) + t, len(task.labels)
+            heads.append((rotation[t].back(final["weight"][member, :classes]), final["bias"][member, :classes]))
+        c, steps = chosen[t]
+        trained = len(plan.folds[t]) * len(spec.cs) * max(spec.stops) + steps
+        artifacts.append(
+            Artifact.of(
+                task,
+                backbone,
+                recipe=recipe,
+                features={"kind": "views", "views": list(own.views.names), "marks": list(own.views.marks)},
+                head=own.merged(heads, verdict.mixture.weights.tolist()) | own.constants(),
+                temperature=verdict.temperature,
+                estimate=verdict.estimate.to_dict(),
+                cost=own.cost(classes, trained * len(spec.sets))
+                | {"seconds": round(watch.seconds / len(tasks), 3), "peak_memory_bytes": peak_memory(backbone.device)},
+                seed=seed,
+                notes=(_note(c, steps, verdict),),
+            )
         )
-        for t, (task, own, head, rotation, verdict, (candidate, steps)) in enumerate(
-            zip(tasks, inputs, heads, rotated, verdicts, chosen, strict=True)
-        )
-    ]
+    return artifacts
 
 
 class _Inputs:
-    """One task's rows as the head sees them."""
+    """One task's rows: views, centred and brought to mean square length one, and their weights in each feature set."""
 
-    def __init__(
-        self, task: Task, backbone: Backbone, weights: Mapping[str, float], store: FeatureCache | None
-    ) -> None:
+    def __init__(self, task: Task, backbone: Backbone, spec: Spec, store: FeatureCache | None) -> None:
         self.backbone = backbone
-        self.marks = mark_names(task.examples, task.template) if MARKED in weights else ()
-        self.views = Views({name: w for name, w in weights.items() if name != MARKED or self.marks})
-        self.pool = encode(backbone, task.examples, template=task.template, marks=self.marks)
-        self.lexicon = Lexicon.of(self.pool, *special_pieces(backbone)) if LEXICAL in weights else None
-        self.features = featurize(backbone, self.views, self.pool, self.lexicon, store)
+        marks = mark_names(task.examples, task.template) if spec.marked else ()
+        share = spec.marked if marks else 0.0
+        self.sets = [{n: (1 - share) * w for n, w in own.items()} | ({MARKED: share} if marks else {}) for own in spec.sets]
+        self.views = Views(tuple(dict.fromkeys(name for own in self.sets for name in own)), marks)
+        self.pool = encode(backbone, task.examples, template=task.template, marks=marks)
+        self.lexicon = Lexicon.of(self.pool, backbone) if LEXICAL in self.views.names else None
+        raw = self.views.compute(backbone, self.pool, self.lexicon, store)
+        self.centres = [x.mean(0) for x in raw]
+        spread = [(x - c).square().sum(1).mean().sqrt() for x, c in zip(raw, self.centres, strict=True)]
+        self.scales = [1 / s if s > 1e-6 else torch.zeros_like(s) for s in spread]
+        self.scaled = [(x - c) * s for x, c, s in zip(raw, self.centres, self.scales, strict=True)]
 
-    def spec(self) -> dict[str, Any]:
-        return {"kind": "views", "weights": dict(self.views.weights), "marks": list(self.marks)}
+    def features(self, j: int) -> Tensor:
+        """Feature set j, `[n, D]`: its views, each of mean square length `weight`."""
+        return torch.cat([self.root(name, j) * x for name, x in zip(self.views.names, self.scaled, strict=True)], -1)
+
+    def root(self, name: str, j: int) -> float:
+        return self.sets[j].get(name, 0.0) ** 0.5
+
+    def merged(self, heads: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+        """The weighted sum of the sets' heads `(weight [C, D], bias [C])`, as one head on the views as they are."""
+        sizes = [c.shape[0] for c in self.centres]
+        blocks = [torch.zeros(heads[0][0].shape[0], size, device=heads[0][0].device) for size in sizes]
+        bias = torch.zeros_like(heads[0][1])
+        for j, ((weight, own), share) in enumerate(zip(heads, weights, strict=True)):
+            bias = bias + share * own
+            for v, part in enumerate(weight.split(sizes, dim=1)):
+                block = share * self.root(self.views.names[v], j) * self.scales[v] * part
+                blocks[v] = blocks[v] + block
+                bias = bias - block @ self.centres[v]
+        return {"weight": torch.cat(blocks, dim=1), "bias": bias}
 
     def constants(self) -> dict[str, Tensor]:
         return {"terms": self.lexicon.terms, "idf": self.lexicon.idf} if self.lexicon else {}
 
-    def cost(self, head: dict[str, Tensor], steps: int) -> dict[str, Any]:
+    def cost(self, classes: int, steps: int) -> dict[str, Any]:
         """FLOPs of the fit (one pass over the backbone and `steps` head steps) and of a query of mean length."""
-        tokens = lengths(self.pool).double()
-        rows, classes = self.features.shape[0], head["weight"].shape[0]
-        query = backbone_flops(self.backbone, round(float(tokens.mean()))) + 2 * classes * self.features.shape[1]
-        training = backbone_flops(self.backbone, round(float(tokens.mean()))) * rows
+        tokens = float(lengths(self.pool).double().mean())
+        rows, width = self.scaled[0].shape[0], sum(x.shape[1] for x in self.scaled)
+        forward = backbone_flops(self.backbone, round(tokens))
         return {
-            "training_flops": training + steps * head_flops(rows, head["weight"].shape[1], classes),
-            "query_flops": query,
-            "query_tokens": round(float(tokens.mean()), 1),
-            "trained_parameters": classes * (self.features.shape[1] + 1),
+            "training_flops": forward * rows + steps * head_flops(rows, rows, classes),
+            "query_flops": forward + 2 * classes * width,
+            "query_tokens": round(tokens, 1),
+            "trained_parameters": classes * (width + 1),
             "backbone_parameters": self.backbone.num_parameters,
         }
+
+
+def _note(c: float, steps: int, verdict: Verdict) -> str:
+    shares = verdict.mixture.weights / verdict.mixture.weights.sum()
+    mixed = f", feature sets mixed {' '.join(f'{share:.2f}' for share in shares)}" if len(shares) > 1 else ""
+    return f"chosen by cross-validation: C = {c:g}, {steps} steps{mixed}"

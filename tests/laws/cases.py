@@ -118,6 +118,7 @@ def cases(*dtypes: str, only: Iterable[str] = tuple(METHODS), without: Iterable[
         for method in METHODS
         for dtype in dtypes
         if method in only and method not in without and applies(method, family)
+        if dtype != "bfloat16" or family not in VARIANTS
     ]
     return pytest.mark.parametrize("case", chosen, ids=str)
 
@@ -125,6 +126,8 @@ def cases(*dtypes: str, only: Iterable[str] = tuple(METHODS), without: Iterable[
 @cache
 def backbone(family: str, dtype: str) -> Backbone:
     model = {**TINY, **VARIANTS}[family.removesuffix("-text")]()
+    if family == "gemma2" and dtype == "float64":
+        model.set_attn_implementation("sdpa")  # eager softmax is single precision, where the mask's minimum overflows
     return from_model(model.to(DTYPES[dtype]), id=family)
 
 

@@ -47,7 +47,7 @@ def test_beside_and_inside_together_are_refused(family: str) -> None:
         attach(backbone(family, "float32"), union(METHODS["houlsby"], METHODS["ladder"]))
 
 
-@cases("float32", "bfloat16", "float64", without=NOT_IDENTITY)
+@cases("float32", "bfloat16", without=NOT_IDENTITY)
 def test_the_start_is_the_identity(case: Case) -> None:
     """Equal to the frozen backbone to the bit, for one task and for a stack."""
     adapted, batch = case.adapted(), rows_of(case, 3, 6)
@@ -99,8 +99,8 @@ def test_only_params_get_gradients_and_the_backbone_stays(case: Case) -> None:
             if p.grad is not None:
                 assert p.grad.isfinite().all()
                 p -= 0.1 * p.grad
-    with pytest.raises((TypeError, ValueError, RuntimeError, AttributeError)):  # a call that fails half-way
-        adapted(tree, batch.with_inputs(no_such_input=torch.zeros(2, 2)))
+    with pytest.raises(KeyError):  # a call that fails half-way
+        adapted({site.name: {} for site in adapted.sites}, batch)
     assert all(p.grad is None and not p.requires_grad for p in frozen.model.parameters())
     assert traces(frozen) == before
     assert all("forward" not in module.__dict__ for module in frozen.model.modules())

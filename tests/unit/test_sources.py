@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from handful import sources
 from handful.errors import DataError, HandfulWarning
-from handful.sources import MAX_CHARS, find_columns, from_lists, from_texts, load, load_texts, read_table
+from handful.sources import MAX_CHARS, find_columns, from_lists, from_texts, load, load_texts
+from handful.tables import read_table
 from handful.types import Example
 
 GOOD = "text,label\na,x\nb,y\nc,x\nd,y\n"

@@ -38,7 +38,8 @@ class Bottleneck(Method):
 
     def adapter(self, params: dict[str, Tensor], h: Tensor, base: Base) -> Tensor:
         inner = getattr(F, self.activation)(h @ params["down"].mT + params["down_bias"])
-        return self.scale * (base.dropout(inner, self.dropout) @ params["up"].mT + params["up_bias"])
+        inner = self.scale * base.dropout(inner, self.dropout)  # of the two, the small one is scaled
+        return inner @ params["up"].mT + self.scale * params["up_bias"]
 
 
 @dataclass(frozen=True, kw_only=True)

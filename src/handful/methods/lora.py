@@ -29,5 +29,5 @@ class LoRA(Method):
         return {"A": a, "B": torch.zeros(site.d_out, self.rank)}
 
     def apply(self, params: dict[str, Tensor], x: Any, base: Base, site: Site) -> Any:
-        low = base.dropout(x, self.dropout) @ params["A"].mT
-        return base(x) + (self.alpha / self.rank) * (low @ params["B"].mT)
+        low = (self.alpha / self.rank) * (base.dropout(x, self.dropout) @ params["A"].mT)
+        return base(x) + low @ params["B"].mT

@@ -10,7 +10,7 @@ from handful.backbone import Backbone
 from handful.types import Task
 from handful.viewheads import Spec, fit_view_heads
 
-SPEC = Spec(weights={"pool:1": 1.0}, stops=(0,))
+SPEC = Spec(sets=({"pool:1": 1.0},), stops=(0,))
 
 
 def prototypes(tasks: Sequence[Task], backbone: Backbone, **options: Any) -> list[Artifact]:

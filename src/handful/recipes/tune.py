@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,13 +87,13 @@ def tune(
         )  # fmt: skip
     artifacts = []
     for t, task in enumerate(tasks):
-        nothing = torch.full((len(task.examples), len(task.labels)), float("nan")).numpy()
+        nothing = np.full((len(task.examples), len(task.labels)), np.nan)
         each = [
             plan.gather([members[i] for i in folds], seen[f"scores.{step}"], t) if plan.folds[t] else nothing
             for step in steps
         ]
-        verdict = judge(plan, t, torch.stack([torch.from_numpy(s) for s in each]).numpy(), seed=seed)
-        chosen = steps[verdict.choice]
+        verdict = judge(plan, t, np.stack(each)[:, None], seed=seed)
+        chosen = steps[verdict.mixture.choice]
         final = _unflatten(seen, f"final.{chosen}.", t)
         head = {name: p[: len(task.labels)] for name, p in final.pop("head").items()}
         notes = [f"chosen by cross-validation: {chosen} of {max(steps)} steps"]
@@ -108,7 +109,7 @@ def tune(
                 params=final,
                 features={"kind": "pooled", "pooling": backbone.pooling, "scale": SCALE},
                 head=head,
-                temperature=verdict.temperature,
+                temperature=verdict.temperature / float(verdict.mixture.weights[0]),
                 estimate=verdict.estimate.to_dict(),
                 cost=_cost(model, final | {"head": head}, pool, plan.offsets[t], len(task.examples), batch_size, max(steps))
                 | {"seconds": round(watch.seconds / len(tasks), 3), "peak_memory_bytes": peak_memory(backbone.device)},

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from benchmarks.memory import peak
 from benchmarks.subjects import random_rows, tasks_of, training
 from benchmarks.timing import Figure, Ratio, Report, compared, interleave
+
 from handful.methods.lora import LoRA
 
 LENGTH = 32
