@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tasks import draw, grid
+from fewshot_sets import SETS, draw, grid
 
 from handful.backbone import Backbone, load
 from handful.batches import gather, lengths
@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("arms", nargs="+")
     parser.add_argument("--shots", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -126,6 +127,8 @@ def main() -> None:
         done = {tuple(json.loads(line)[key] for key in ("arm", "set", "shots", "seed")) for line in arguments.results.open()}
     backbone = load("minilm")
     for name, k, seed in grid(tuple(arguments.shots), arguments.seeds):
+        if name not in arguments.sets:
+            continue
         task, test = draw(name, k, seed)
         for arm in arguments.arms:
             if (arm, name, k, seed) in done:

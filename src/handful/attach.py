@@ -72,10 +72,8 @@ class Adapted:
         self._blocks = [b for stack in stacks for b in resolve(backbone.model, stack.blocks)]  # type: ignore[union-attr]
         resumable = len(stacks) == 1 and stacks[0].resumable and not self.beside
         self.first_block = min(lowest_block(self.places), len(self._blocks) - 1) if resumable else 0
-        offset = backbone.family.norm_offset
-        self._units = {
-            p.site.name: Unit(p.module, offset) for p in self.places if p.kind == "layer" and _is_norm(p.module)
-        }
+        norms = [place for place in self.places if place.kind == "layer" and _is_norm(place.module)]
+        self._units = {place.site.name: Unit(place.module, backbone.family.norm_offset) for place in norms}
         self._skip = Skip()
 
     def init(self, seed: int, tasks: int | None = None) -> Params:
@@ -130,9 +128,11 @@ class Adapted:
     def freeze(self, batch: Batch) -> Tensor:
         """What no tuned parameter can change, for `batch.inputs["states"]`.
 
-        The input of `first_block`, `[T?, B, S, D]`; for a method beside the backbone all states and the final ones,
-        `[T?, B, S, L + 2, D]`.
+        What the block below `first_block` answers, `[T?, B, S, D]`; for a method beside the backbone all states and the
+        final ones, `[T?, B, S, L + 2, D]`. MethodError where nothing is `cacheable`.
         """
+        if not self.cacheable:
+            raise MethodError("States were to be cached.", "None can be resumed from.", "Ask `cacheable` before.")
         call = Call(self.method, {}, batch, None)
         with self.backbone.lock:
             if self.beside:
@@ -142,12 +142,12 @@ class Adapted:
 
             def stop(forward: Forward) -> Forward:
                 def reached(*args: Any, **kwargs: Any) -> Any:
-                    seen.append(first_input(args, kwargs))
+                    seen.append(first_output(forward(*args, **kwargs)))
                     raise _Reached
 
                 return reached
 
-            with patched([(self._blocks[self.first_block], stop)]), contextlib.suppress(_Reached):
+            with patched([(self._blocks[self.first_block - 1], stop)]), contextlib.suppress(_Reached):
                 run_backbone(self.backbone, call.inputs)
             return call.unflatten(seen[0])
 

@@ -30,7 +30,7 @@ from handful.predictor import Predictor
 from handful.prompts import targets
 from handful.recipes import recipe as recipe_named
 from handful.recipes import recipes
-from handful.sources import load, load_texts
+from handful.sources import load, load_test, load_texts
 from handful.types import Scores
 
 out_console, err_console = Console(), Console(stderr=True)
@@ -105,7 +105,7 @@ def evaluate(
     """`handful evaluate`."""
     quiet_libraries()
     fitted = artifacts.load(folder)
-    task = load(test, **columns, multilabel_separator=separator, several_classes=False)
+    task = load_test(test, **columns, multilabel_separator=separator)
     unknown = [label for label in task.labels if label not in fitted.labels]
     if unknown:
         raise DataError(

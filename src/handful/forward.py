@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ def run_backbone(backbone: Backbone, inputs: Mapping[str, Tensor]) -> tuple[Tens
 
     The decoder of an encoder-decoder reads a single start token if it is given nothing else.
     """
-    arguments = dict(inputs)
+    arguments: dict[str, Any] = dict(inputs)
     if backbone.model.config.is_encoder_decoder and "decoder_input_ids" not in arguments:
         rows = next(iter(arguments.values())).shape[0]
         start = backbone.model.config.decoder_start_token_id

@@ -112,9 +112,9 @@ def _with_constant_weights(norm: nn.Module, value: float) -> nn.Module:
     twin = copy.copy(norm)
     twin.__dict__ = {name: item for name, item in norm.__dict__.items() if name != "forward"}
     filled = {"weight": value, "bias": 0.0}
-    twin.__dict__["_parameters"] = {
-        name: None if p is None else nn.Parameter(torch.full_like(p, filled[name]), requires_grad=False)
-        for name, p in norm._parameters.items()
+    twin.__dict__["_parameters"] = norm.__dict__["_parameters"] | {
+        name: nn.Parameter(torch.full_like(p, filled[name]), requires_grad=False)
+        for name, p in norm.named_parameters(recurse=False)
     }
     return twin
 

@@ -47,8 +47,8 @@ def differentiable_twice(asked: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def extended_attention(model: nn.Module, extensions: dict[nn.Module, Extend]) -> Iterator[None]:
     """Within, the attention of a model runs here, by its configurations' `_attn_implementation`."""
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
-    before = [(config, config._attn_implementation) for config in configs]
+    configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    before = [(config, config._attn_implementation) for config in configs.values()]
     with extended(extensions, model.config._attn_implementation):  # type: ignore[union-attr, arg-type]
         try:
             for config, _ in before:
@@ -80,7 +80,7 @@ def _extended_attention(
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     extensions, implementation = _EXTENSIONS.get()
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
     if id(module) in extensions:
         real = key.shape[2]

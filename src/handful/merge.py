@@ -71,49 +71,40 @@ def merged(adapted: Adapted, params: Params) -> Backbone:
 
 
 def _affine(adapted: Adapted, place: Place, call: Call) -> tuple[Tensor, Tensor]:
-    """`(W', b')` of the tuned layer in double precision, as the module stores them but not yet sliced or transposed."""
+    """`(W', b')` of the tuned layer in double precision; of a fused layer the rows of the part."""
     place = replace(place, module=copy.deepcopy(place.module).double())
     offset = adapted.backbone.family.norm_offset
-    norm = place.module.weight.ndim == 1  # type: ignore[union-attr, operator]
-    base = _NormBase(place, offset, call) if norm else _LinearBase(place, call)
+    base = _Double(place, call, offset)
 
     def f(x: Tensor) -> Tensor:
-        if norm:
-            base.given = x
+        base.given = x
         return call.apply(place, x, base)
 
-    d = place.site.d_in
-    start = {"dtype": torch.float64, "device": base.weight.device}
-    probe = torch.randn(8, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(base.weight.device)
+    eye = torch.eye(place.site.d_in, dtype=torch.float64, device=base.weight.device)
+    probe = torch.randn(8, len(eye), generator=torch.Generator().manual_seed(0), dtype=eye.dtype).to(eye.device)
     try:
-        bias = f(torch.zeros(1, d, **start))[0]
-        full = (f(torch.ones(1, d, **start)) if norm else f(torch.eye(d, **start))) - bias
-        expected = probe * full + bias if norm else probe @ full + bias
-        affine = torch.allclose(f(probe), expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max()))
-    except _NotAffine:
-        affine = False
-    if not affine:
+        bias = f(eye[:1] * 0)[0]
+        full = f(torch.ones_like(eye[:1]) if base.norm else eye) - bias
+        found, expected = f(probe), (probe * full if base.norm else probe @ full) + bias
+    except _NotAffine as error:
+        raise _refused(adapted, place, "it changes what a norm reads") from error
+    if not torch.allclose(found, expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max())):
         raise _refused(adapted, place, "it is not affine there")
-    return (full[0] - offset if norm else full.T), bias
+    return (full[0] - offset if base.norm else full.T), bias
 
 
-class _LinearBase(Base):
-    """The frozen linear layer, or its slice, in double precision."""
-
-    def __init__(self, place: Place, call: Call) -> None:
-        super().__init__(place, lambda x: nn.functional.linear(x, self.weight, self.bias), call)
-
-
-class _NormBase(Base):
-    """The frozen norm as a function of the normalised input; its own input must come to it unchanged."""
+class _Double(Base):
+    """The frozen layer in double precision; a norm is shown as a function of its normalised input."""
 
     given: Tensor
 
-    def __init__(self, place: Place, offset: float, call: Call) -> None:
-        super().__init__(place, self._scaled, call)
-        self._offset = offset
+    def __init__(self, place: Place, call: Call, offset: float) -> None:
+        super().__init__(place, self._frozen, call)
+        self.norm, self._offset = self.weight.ndim == 1, offset
 
-    def _scaled(self, x: Tensor) -> Tensor:
+    def _frozen(self, x: Tensor) -> Tensor:
+        if not self.norm:
+            return nn.functional.linear(x, self.weight, self.bias)
         y = self.normalized(x) * (self.weight + self._offset)
         return y if self.bias is None else y + self.bias
 

@@ -70,7 +70,23 @@ def load(
     """
     table = read_table(source, split)
     columns = find_columns(table, text, text_pair, label, labelled)
-    return _task(table, columns, name or _stem(table.source), multilabel_separator)[0]
+    task = _task(table, columns, name or _stem(table.source), multilabel_separator)[0]
+    if labelled:
+        _check_learnable(table, columns, task)
+    return task
+
+
+def load_test(
+    source: str | Path,
+    text: str | None = None,
+    text_pair: str | None = None,
+    label: str | None = None,
+    split: str = "test",
+    multilabel_separator: str | None = None,
+) -> Task:
+    """Reads labelled rows to measure on: as `load`, but they may be of a single class, and nothing is warned of."""
+    table = read_table(source, split)
+    return _task(table, find_columns(table, text, text_pair, label), _stem(table.source), multilabel_separator)[0]
 
 
 def load_texts(
@@ -97,7 +113,10 @@ def from_lists(texts: Iterable[object], labels: Iterable[object], name: str = "t
         raise DataError("Tried to pair texts with labels.", found, "Give one label for every text.")
     for row, value in zip(table.rows, values, strict=True):
         row["label"] = value
-    return _task(table, Columns(columns.text, columns.text_pair, "label"), name)
+    columns = Columns(columns.text, columns.text_pair, "label")
+    task, classes = _task(table, columns, name)
+    _check_learnable(table, columns, task)
+    return task, classes
 
 
 def from_texts(texts: Iterable[object]) -> list[Example]:
@@ -186,12 +205,7 @@ def _task(table: Table, columns: Columns, name: str, separator: str | None = Non
         if len(mixed) > 1:
             found = " and ".join(f"{table.at([i])} has {kind}" for kind, i in list(mixed.items())[:2])
             raise DataError(asked, f"The labels are of mixed kinds: {found}.", "Write every label in the same way.")
-    if len(classes) < 2:
-        found = f"There is only one class, {quoted(classes)}" if classes else "There are no labels"
-        found += f", in {counted(len(examples), 'example')}."
-        raise DataError(asked, found, "Add examples of another class: there must be two to choose from.")
     names = [tuple(dict.fromkeys(map(str, group))) for group in groups]
-    _warn_of_labels(table, examples, names)
     multilabel = "a list" in shapes
     labels: list[Label] = list(names) if multilabel else [name for (name,) in names]
     examples = [Example(e.text, e.text_pair, label) for e, label in zip(examples, labels, strict=True)]
@@ -199,7 +213,17 @@ def _task(table: Table, columns: Columns, name: str, separator: str | None = Non
     return Task(name, examples, tuple(classes), kind), list(classes.values())
 
 
-def _warn_of_labels(table: Table, examples: Sequence[Example], labels: Sequence[tuple[str, ...]]) -> None:
+def _check_learnable(table: Table, columns: Columns, task: Task) -> None:
+    """DataError for fewer than two classes; warnings of classes with one example and of conflicting labels."""
+    if len(task.labels) < 2:
+        found = f"There is only one class, {quoted(task.labels)}" if task.labels else "There are no labels"
+        raise DataError(
+            f"Tried to read the classes of {table.source} from column '{columns.label}'.",
+            f"{found}, in {counted(len(task.examples), 'example')}.",
+            "Add examples of another class: there must be two to choose from.",
+        )
+    labels = [e.label if isinstance(e.label, tuple) else (str(e.label),) for e in task.examples]
+    examples = task.examples
     counts = Counter(name for names in labels for name in names)
     if single := [name for name, count in counts.items() if count == 1]:
         which = f"{quoted(single)} in {table.source}"

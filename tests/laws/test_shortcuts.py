@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from handful.attach import attach
+from handful.errors import MethodError
 from laws.cases import Case, assert_same_gradients, cases, leaves, loss, random_params, real, rows_of, stacked
 from tiny import DUAL, ENCODER_DECODERS
 
@@ -18,6 +20,8 @@ def test_cached_states_equal_computed_ones(case: Case) -> None:
     above = case.method in ("top-layer", "upper-prefix") and case.model_type not in NOT_RESUMABLE
     assert adapted.cacheable == (above or case.method == "ladder")
     if not adapted.cacheable:
+        with pytest.raises(MethodError, match="cached"):
+            adapted.freeze(batch)
         return
     warm = attach(adapted.backbone, adapted.method)  # has not seen the backbone run
     held = batch.with_inputs(states=adapted.freeze(batch))
@@ -33,7 +37,7 @@ def test_cached_states_equal_computed_ones(case: Case) -> None:
         assert_same_gradients(case, cached_grads, plain_grads)
 
 
-@cases("float64")
+@cases("float64", variants=False)
 def test_recomputed_blocks_equal_stored_ones(case: Case) -> None:
     params = random_params(case, 2)
     batch = stacked(case, [rows_of(case, 2, 6, seed=t) for t in range(2)])

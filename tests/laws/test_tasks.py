@@ -62,13 +62,13 @@ def _grad(value: Tensor, flat: list[Tensor], create_graph: bool = False) -> list
     return list(torch.autograd.grad(value, flat, create_graph=create_graph, materialize_grads=True, allow_unused=True))
 
 
-@cases("float64")
+@cases("float64", variants=False)
 def test_a_stack_of_tasks_equals_a_loop_in_gradients(case: Case) -> None:
     together, loop = derivatives(case)
     assert_same_gradients(case, together[0], loop[0])
 
 
-@cases("float64")
+@cases("float64", variants=False)
 def test_a_stack_of_tasks_equals_a_loop_in_second_order_gradients(case: Case) -> None:
     together, loop = derivatives(case)
     assert any(g.abs().max() > 1e-6 for g in loop[1])

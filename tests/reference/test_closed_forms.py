@@ -100,7 +100,8 @@ def test_pfeiffer_on_gpt2() -> None:
     states, params, frozen, inputs = setting("gpt2", Pfeiffer(width=5, activation="tanh"))
     model: Any = copy.deepcopy(frozen.model)
     for i, block in enumerate(model.h):
-        block.register_forward_hook(lambda _, __, out, a=Adapter(params[f"h.{i}#ffn.add"], torch.tanh): out + a(out))
+        adapter = Adapter(params[f"h.{i}#ffn.add"], torch.tanh)
+        block.register_forward_hook(lambda _, __, out, adapter=adapter: out + adapter(out))
     same(states, answer(model, inputs))
 
 
@@ -160,12 +161,11 @@ def test_ladder(name: str) -> None:
         model: Any = frozen.model
         seen: list[Tensor] = []
         blocks = {"bert": "encoder.layer", "llama": "layers", "vit": "layers"}[name]
-        hooks = [
-            block.register_forward_pre_hook(
-                lambda _, args, kw: seen.append(args[0] if args else kw["hidden_states"]), with_kwargs=True
-            )
-            for block in model.get_submodule(blocks)
-        ]
+
+        def note(_: nn.Module, args: Any, kwargs: Any) -> None:
+            seen.append(args[0] if args else kwargs["hidden_states"])
+
+        hooks = [b.register_forward_pre_hook(note, with_kwargs=True) for b in model.get_submodule(blocks)]
         last = model.get_submodule(blocks)[-1].register_forward_hook(lambda _, __, out: seen.append(out))
         final = model(**inputs).last_hidden_state
         for hook in [*hooks, last]:

