@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fewshot_sets import SETS, draw, grid
 
+from fewshot_sets import SETS, draw, grid
 from handful.backbone import Backbone, load
 from handful.batches import gather, lengths
 from handful.prompts import encode
@@ -49,7 +49,9 @@ def tfidf_lr(task: Task, test: Sequence[Example], backbone: Backbone, seed: int)
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=2000))
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=2000)
+    )
     model.fit([example.text for example in task.examples], [example.label for example in task.examples])
     return model.predict([example.text for example in test]).tolist()
 
@@ -71,7 +73,9 @@ def peft_lora(task: Task, test: Sequence[Example], backbone: Backbone, seed: int
     pool, size = encode(backbone, task.examples), 16
     labels = torch.tensor([task.labels.index(str(example.label)) for example in task.examples])
     steps = 20 * -(-len(labels) // size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min(1.0, (s + 1) / (0.1 * steps)) * (1 - s / steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min(1.0, (s + 1) / (0.1 * steps)) * (1 - s / steps)
+    )
 
     def scores(batch: Batch) -> torch.Tensor:
         hidden = model(**batch.inputs).last_hidden_state
@@ -124,7 +128,9 @@ def main() -> None:
     arguments.results.parent.mkdir(exist_ok=True)
     done = set()
     if arguments.results.exists():
-        done = {tuple(json.loads(line)[key] for key in ("arm", "set", "shots", "seed")) for line in arguments.results.open()}
+        done = {
+            tuple(json.loads(line)[key] for key in ("arm", "set", "shots", "seed")) for line in arguments.results.open()
+        }
     backbone = load("minilm")
     for name, k, seed in grid(tuple(arguments.shots), arguments.seeds):
         if name not in arguments.sets:

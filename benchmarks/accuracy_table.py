@@ -1,4 +1,6 @@
-"""The accuracy tables of docs/results.md, made from benchmarks/results/accuracy.jsonl (python benchmarks/accuracy_table.py).
+"""The accuracy tables of docs/results.md, made from benchmarks/results/accuracy.jsonl.
+
+    python benchmarks/accuracy_table.py [--check]
 
 Rewrites what stands between the markers in docs/results.md; with --check says whether that would change anything.
 """
@@ -12,9 +14,10 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
+
 from accuracy import RESULTS
 from fewshot_sets import SETS
-from scipy import stats
 
 DOCS = Path(__file__).parents[1] / "docs" / "results.md"
 START, END = "<!-- accuracy: made by benchmarks/accuracy_table.py -->", "<!-- end of accuracy -->"
@@ -47,7 +50,11 @@ def paired(cells: Cells, arm: str, other: str, name: str, k: int) -> list[float]
 def table(cells: Cells, arms: list[str], k: int) -> list[str]:
     """One table for k shots: a row a set, a column an arm, and the paired gap to the best peer."""
     peers = [arm for arm in ("embedding-lr", "peft-lora", "tfidf-lr") if arm in arms]
-    lines = [f"### {k} examples a class", "", "| set | " + " | ".join(ARMS[arm] for arm in arms) + " | default - best peer |"]
+    lines = [
+        f"### {k} examples a class",
+        "",
+        "| set | " + " | ".join(ARMS[arm] for arm in arms) + " | default - best peer |",
+    ]
     lines.append("| --- |" + " ---: |" * (len(arms) + 1))
     for name in SETS:
         row = [interval(list(cells[arm, name, k].values())) if cells[arm, name, k] else "-" for arm in arms]
@@ -63,9 +70,12 @@ def table(cells: Cells, arms: list[str], k: int) -> list[str]:
 
 
 def summary(cells: Cells, arms: list[str], shots: list[int]) -> list[str]:
-    """The paired gain of the default recipe over each arm: mean over sets of each seed, with its interval over seeds."""
+    """The paired gain of the default recipe over each arm: the mean over sets, with its interval over seeds."""
     lines = ["### Paired gain of the default recipe, mean over sets", ""]
-    lines += ["| over | " + " | ".join(f"k = {k}" for k in shots) + " | seeds |", "| --- |" + " ---: |" * (len(shots) + 1)]
+    lines += [
+        "| over | " + " | ".join(f"k = {k}" for k in shots) + " | seeds |",
+        "| --- |" + " ---: |" * (len(shots) + 1),
+    ]
     for arm in arms:
         if arm == "default":
             continue
@@ -89,11 +99,10 @@ def coverage(rows: list[dict]) -> list[str]:
         return []
     inside = [row["estimate"]["low"] <= row["accuracy"] <= row["estimate"]["high"] for row in own]
     gap = [row["estimate"]["value"] - row["accuracy"] for row in own]
-    return [
-        f"The 90 % interval that each fit reports held the test accuracy in {np.mean(inside):.1%} of these {len(own)} fits; "
-        f"the reported accuracy was on average {100 * np.mean(gap):+.1f} points from it.",
-        "",
-    ]
+    held = (
+        f"The 90 % interval that each fit reports held the test accuracy in {np.mean(inside):.1%} of these {len(own)}"
+    )
+    return [f"{held} fits; the reported accuracy was on average {100 * np.mean(gap):+.1f} points from it.", ""]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The training-allowed classification sets as few-shot tasks: ten-way draws of intents, relations with marked entities."""
+"""The training-allowed classification sets as few-shot tasks: ten-way intents, relations with marked entities."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ SETS = {
     "fewrel_wiki": ("fewrel_wiki/all.jsonl.gz", None, None),
     "query_wellformedness": ("query_wellformedness/train.jsonl.gz", "query_wellformedness/test.jsonl", None),
     "multiemo_hotels": ("multiemo_sentiment/hotels_en/train.jsonl", "multiemo_sentiment/hotels_en/test.jsonl", None),
-    "multiemo_products": ("multiemo_sentiment/products_en/train.jsonl", "multiemo_sentiment/products_en/test.jsonl", None),
+    "multiemo_products": (
+        "multiemo_sentiment/products_en/train.jsonl",
+        "multiemo_sentiment/products_en/test.jsonl",
+        None,
+    ),
     "chatterbot_topics": ("chatterbot_topics/train.jsonl", "chatterbot_topics/test.jsonl", None),
 }
 """name -> (training file, test file or None to cut one off, classes drawn for a task or None for all)"""
@@ -34,9 +38,9 @@ def rows(file: str) -> list[Example]:
     path = DATA / file
     if not path.exists():  # large files are gzipped, small ones are not
         path = path.with_suffix("") if path.suffix == ".gz" else path.with_name(path.name + ".gz")
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as lines:
-        found = [json.loads(line) for line in lines]
+    raw = path.read_bytes()
+    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
+    found = [json.loads(line) for line in text.splitlines()]
     return [Example(_marked(row) if "tokens" in row else row["text"], None, str(row["label"])) for row in found]
 
 

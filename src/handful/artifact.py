@@ -1,10 +1,10 @@
 """A fitted task on disk: safetensors and JSON, checksummed, written whole or not at all.
 
-    handful.json               what it is, for whom, how good, at what cost; sha256 of every other file and of itself
-    adapter_model.safetensors  the method's parameters, in PEFT's names where PEFT has the method
-    adapter_config.json        PEFT's configuration there, handful's own spec otherwise
-    head.safetensors           the class head and the constants of its features
-    README.md                  the model card
+handful.json               what it is, for whom, how good, at what cost; sha256 of every other file and of itself
+adapter_model.safetensors  the method's parameters, in PEFT's names where PEFT has the method
+adapter_config.json        PEFT's configuration there, handful's own spec otherwise
+head.safetensors           the class head and the constants of its features
+README.md                  the model card
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ from handful.types import Params, Task, TaskKind
 
 SCHEMA = 1
 MANIFEST = "handful.json"
+_KEPT_AS_IS = (
+    "recipe", "backbone", "fingerprint", "task", "kind", "text_pair", "template", "method", "sites", "features",
+    "temperature", "estimate", "cost", "seed",
+)  # fmt: skip
 
 
 class Manifest(BaseModel):
@@ -198,12 +202,8 @@ def _write(artifact: Artifact, folder: Path) -> None:
         files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())},
         labels=list(artifact.labels),
         notes=list(artifact.notes),
-        **{
-            name: getattr(artifact, name)
-            for name in ("recipe", "backbone", "fingerprint", "task", "kind", "text_pair", "template", "method", "sites", "features",
-                         "temperature", "estimate", "cost", "seed")
-        },
-    ).model_dump()  # fmt: skip
+        **{name: getattr(artifact, name) for name in _KEPT_AS_IS},
+    ).model_dump()
     _dump(manifest | {"sha256": _own_digest(manifest)}, folder / MANIFEST)
     for file in folder.iterdir():
         with file.open("rb") as opened:

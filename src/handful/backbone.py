@@ -249,7 +249,7 @@ def _sentence_settings(folder: Path) -> dict[str, Any]:
     pooling, length = folder / "1_Pooling" / "config.json", folder / "sentence_bert_config.json"
     if pooling.is_file():
         asked = json.loads(pooling.read_text())
-        names = {"pooling_mode_cls_token": "first", "pooling_mode_lasttoken": "last", "pooling_mode_mean_tokens": "mean"}
+        names = {"pooling_mode_cls_token": "first", "pooling_mode_lasttoken": "last"}
         settings["pooling"] = next((ours for theirs, ours in names.items() if asked.get(theirs)), "mean")
     if length.is_file():
         settings["max_seq_length"] = json.loads(length.read_text()).get("max_seq_length")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def lengths(pool: Batch) -> Tensor:
 
 
 def gather(pool: Batch, index: Tensor, mask: Tensor | None = None) -> Batch:
-    """Rows `index [...]` of a pool as a batch `[..., ...]`, without columns that only pad (rows are padded on the right)."""
+    """Rows `index [...]` of a pool as a batch `[..., ...]`, without columns on the right that only pad."""
     attention = pool.inputs.get("attention_mask")
     index = index.to(pool.row_mask.device)
     longest = None
@@ -111,7 +112,7 @@ def _segments(longest: np.ndarray, num_tasks: int, budget: int) -> list[tuple[in
     while cuts[-1] > 0:
         cuts.append(int(back[cuts[-1]]))
     cuts.reverse()
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(pairwise(cuts))
 
 
 def stack(pool: Batch, index: Sequence[Sequence[int]], labels: Sequence[Tensor], num_classes: Sequence[int]) -> Rows:

@@ -10,14 +10,16 @@ if TYPE_CHECKING:
 
 def model_card(artifact: Artifact) -> str:
     """`README.md` of an artifact, with the metadata that the hub reads."""
-    lines = [
-        "---", "library_name: handful", f"base_model: {artifact.backbone}", "tags: [few-shot, peft, handful]", "---", "",
-        f"# {artifact.task}", "",
-        f"A {'multi-label ' if artifact.kind == 'multilabel' else ''}text classifier of {len(artifact.labels)} classes on "
-        f"the frozen backbone `{artifact.backbone}` (weights `{artifact.fingerprint[:12]}`), fitted by the recipe "
-        f"`{artifact.recipe}` with seed {artifact.seed}.", "",
-        f"Classes: {', '.join(artifact.labels)}", "",
-    ]  # fmt: skip
+    kind = "multi-label text classifier" if artifact.kind == "multilabel" else "text classifier"
+    lines = ["---", "library_name: handful", f"base_model: {artifact.backbone}", "tags: [few-shot, peft]", "---", ""]
+    lines += [
+        f"# {artifact.task}",
+        "",
+        f"A {kind} of {len(artifact.labels)} classes: {', '.join(artifact.labels)}.",
+        "",
+    ]
+    lines += [f"Backbone `{artifact.backbone}`, frozen (weights `{artifact.fingerprint[:12]}`).", ""]
+    lines += [f"Fitted by the recipe `{artifact.recipe}` with seed {artifact.seed}.", ""]
     if artifact.estimate:
         lines += ["## How good", "", *_estimate_lines(artifact.estimate), ""]
     if artifact.cost:
@@ -33,5 +35,7 @@ def _estimate_lines(estimate: dict[str, Any]) -> list[str]:
     for name in ("accuracy", "macro_f1"):
         if interval := estimate.get(name):
             value, low, high = (interval[key] for key in ("value", "low", "high"))
-            lines.append(f"- {name.replace('_', ' ')}: {value:.1%} ({interval['level']:.0%} interval {low:.1%} to {high:.1%})")
+            lines.append(
+                f"- {name.replace('_', ' ')}: {value:.1%} ({interval['level']:.0%} interval {low:.1%} to {high:.1%})"
+            )
     return [*lines, *(f"- {warning}" for warning in estimate.get("warnings", ()))]

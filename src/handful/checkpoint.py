@@ -33,7 +33,7 @@ class Checkpoint:
             return None
 
     def save(self, tensors: Callable[[], dict[str, Tensor]], *, last: bool = False) -> None:
-        """Keeps the tensors if it is time, or the last time; a reader finds the old file or the new, never half of one."""
+        """Keeps the tensors if it is time, or the last time; a reader never finds half a file."""
         if not last and time.monotonic() - self._saved < self.seconds:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)

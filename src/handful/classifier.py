@@ -51,13 +51,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.device = device
         self.seed = seed
 
-    def fit(self, X: Iterable[Any], y: Iterable[Any]) -> FewShotClassifier:  # noqa: N803
+    def fit(self, X: Iterable[Any], y: Iterable[Any]) -> FewShotClassifier:
         """Learns from texts and their labels. DataError for what cannot be learned from."""
         task, classes = _task(X, y, "task", self.template)
         (fitted,) = recipe_named(self.recipe)([task], self._backbone(), seed=self.seed)
         return self._become(fitted, classes)
 
-    def predict(self, X: Iterable[Any]) -> np.ndarray:  # noqa: N803
+    def predict(self, X: Iterable[Any]) -> np.ndarray:
         """The label of each text `[n]`; for multi-label tasks an array of tuples, those of at least even odds."""
         probability = self.predict_proba(X)
         if self.artifact_.kind == "multilabel":
@@ -66,8 +66,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             return out
         return self.classes_[probability.argmax(1)]
 
-    def predict_proba(self, X: Iterable[Any]) -> np.ndarray:  # noqa: N803
-        """Calibrated probabilities `[n, C]`, in the order of `classes_`; rows of a multi-label task do not sum to one."""
+    def predict_proba(self, X: Iterable[Any]) -> np.ndarray:
+        """Calibrated probabilities `[n, C]`, in the order of `classes_`; multi-label rows need not sum to one."""
         check_is_fitted(self)
         scores = self._predictor.scores(from_texts(X))
         return scores.probabilities(self.artifact_.kind).double().cpu().numpy()[:, self._order]

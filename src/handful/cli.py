@@ -189,12 +189,12 @@ def _fail(error: Exception, status: int) -> int:
     if isinstance(error, HandfulError):
         typer.echo(f"error: {error}", err=True)
     else:
-        typer.echo(f"error: {type(error).__name__}: {error} (this is a defect of handful; --debug shows where)", err=True)
+        typer.echo(
+            f"error: {type(error).__name__}: {error} (this is a defect of handful; --debug shows where)", err=True
+        )
     return status
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
     if issubclass(category, HandfulWarning):
         typer.echo(f"warning: {message}", err=True)
-
-

@@ -79,7 +79,7 @@ def predict(
     if fitted.text_pair != (examples[0].text_pair is not None):
         raise DataError(
             f"Rows of {source} were to be labelled by {folder}.",
-            f"The task was fitted on {'pairs of texts' if fitted.text_pair else 'single texts'}, and these rows are not.",
+            f"It was fitted on {'pairs of texts' if fitted.text_pair else 'single texts'}, and these rows are not.",
             "Name the columns with --text" + (" and --text-pair." if fitted.text_pair else "."),
         )
     predictor = Predictor(fitted, shared(backbone or fitted.backbone, device=device))
@@ -119,12 +119,16 @@ def evaluate(
     labels = targets(replace(task, labels=fitted.labels, kind=fitted.kind)).numpy()
     found = estimate(logits, labels, fitted.labels, [True] * len(labels), 0, fitted.kind).to_dict()
     if as_json:
-        print_json({key: found[key] for key in ("n", "accuracy", "macro_f1", "ece", "log_loss", "per_class", "warnings")})
+        print_json(
+            {key: found[key] for key in ("n", "accuracy", "macro_f1", "ece", "log_loss", "per_class", "warnings")}
+        )
         return
     show_measures(found)
     table = Table("class", "rows", "right", "recall", box=None)
     for name, own in found["per_class"].items():
-        table.add_row(name, str(own["n"]), str(own["correct"]), "-" if own["recall"] is None else f"{own['recall']:.2f}")
+        table.add_row(
+            name, str(own["n"]), str(own["correct"]), "-" if own["recall"] is None else f"{own['recall']:.2f}"
+        )
     out_console.print(table)
 
 
@@ -153,7 +157,9 @@ def info(what: str, *, as_json: bool) -> None:
         return
     table = Table(box=None, show_header=False)
     for name, value in fields.items():
-        table.add_row(name.replace("_", " "), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        table.add_row(
+            name.replace("_", " "), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        )
     out_console.print(table)
 
 
@@ -260,7 +266,9 @@ def _write_lines(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise DataError(
-            f"Answers were to be written to {out}.", f"The system says: {error.strerror or error}.", "Choose another file."
+            f"Answers were to be written to {out}.",
+            f"The system says: {error.strerror or error}.",
+            "Choose another file.",
         ) from error
 
 
@@ -276,5 +284,3 @@ def _listing(rows: Sequence[Mapping[str, str]], as_json: bool) -> None:
 
 def _first_line(thing: Any) -> str:
     return (thing.__doc__ or "").strip().split("\n")[0]
-
-

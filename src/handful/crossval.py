@@ -43,11 +43,7 @@ class Plan:
 
     def members(self, *, final: bool = True) -> list[tuple[int, int]]:
         """`(task, fold)` of every model to train; the fold FINAL is the model of all rows."""
-        return [
-            (t, f)
-            for t, folds in enumerate(self.folds)
-            for f in [*range(len(folds)), *([FINAL] if final else [])]
-        ]
+        return [(t, f) for t, folds in enumerate(self.folds) for f in [*range(len(folds)), *([FINAL] if final else [])]]
 
     def training(self, pool: Batch, members: Sequence[tuple[int, int]]) -> Rows:
         """What each member learns from."""

@@ -59,5 +59,9 @@ def run(seed: int = 0) -> None:
     out_console.print("\nAsked with 16 examples a class:", highlight=False)
     for text, row in zip(ASKED, scores, strict=True):
         best = answer(fitted, row)
-        out_console.print(f"  {text!r:45} {best['label']} ({best['scores'][best['label']]:.2f})", highlight=False, markup=False)
-    out_console.print("\nYour own: handful fit train.csv --out tickets && handful predict tickets new.csv", highlight=False)
+        out_console.print(
+            f"  {text!r:45} {best['label']} ({best['scores'][best['label']]:.2f})", highlight=False, markup=False
+        )
+    out_console.print(
+        "\nYour own: handful fit train.csv --out tickets && handful predict tickets new.csv", highlight=False
+    )

@@ -38,7 +38,9 @@ def frozen(
     store = store or memory()
     keys = row_keys(backbone, level, pool)
     found = store.get(keys)
-    missing = [row for key, row in {key: row for row, key in reversed(list(enumerate(keys)))}.items() if key not in found]
+    missing = [
+        row for key, row in {key: row for row, key in reversed(list(enumerate(keys)))}.items() if key not in found
+    ]
     length = lengths(pool)
     fresh: dict[str, Tensor] = {}
     if missing:

@@ -170,7 +170,8 @@ class _Run:
         fine = torch.isfinite(value) & torch.isfinite(norm[:, 0]) & (value.cpu() < first + DIVERGED).to(value.device)
         self.losses[self.step, chosen] = value.cpu()
         for t in chosen[~fine.cpu()].tolist():
-            self.stopped[t] = f"the loss was {self.losses[self.step, t]:.3g} at step {self.step + 1}; kept the step before"
+            now = float(self.losses[self.step, t])
+            self.stopped[t] = f"the loss was {now:.3g} at step {self.step + 1}; kept the step before"
             self.flat[t] = self.good[t]
         chosen, grad, norm = chosen[fine.cpu()], grad[fine], norm[fine]
         if len(chosen):

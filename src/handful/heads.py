@@ -161,7 +161,5 @@ def final_heads(
     plan: Plan, sets: Sets, chosen: Sequence[tuple[float, int]], *, checkpoint: Path | None = None
 ) -> Params:
     """The heads of all tasks on all their rows, for each feature set: params `[P * T, ...]`, set by set."""
-    members = [
-        Member(t, FINAL, j, c, steps) for j in range(len(sets.starts)) for t, (c, steps) in enumerate(chosen)
-    ]
+    members = [Member(t, FINAL, j, c, steps) for j in range(len(sets.starts)) for t, (c, steps) in enumerate(chosen)]
     return fit_heads(plan, sets, members, checkpoint=checkpoint)

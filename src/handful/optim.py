@@ -44,8 +44,8 @@ class Layout:
         params: Params = {}
         for site, name, shape, start in self.entries:
             size = torch.Size(shape).numel()
-            params.setdefault(site, {})[name] = flat[:, start : start + size].unflatten(1, shape or (1,)).reshape(
-                flat.shape[0], *shape
+            params.setdefault(site, {})[name] = (
+                flat[:, start : start + size].unflatten(1, shape or (1,)).reshape(flat.shape[0], *shape)
             )
         return params
 
@@ -83,7 +83,7 @@ class SGD:
 
 @dataclass(frozen=True)
 class AdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), as torch.optim.AdamW. `weight_decay` may be `[T, P]`."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), as torch.optim.AdamW."""
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -128,7 +128,7 @@ class Adafactor:
 
     def step(self, flat: Tensor, grad: Tensor, state: State, lr: Tensor, layout: Layout) -> Tensor:
         count = state["count"].add_(1)
-        beta = 1 - count ** -self.decay  # [T, 1]
+        beta = 1 - count**-self.decay  # [T, 1]
         updates = []
         for i, (_, _, shape, start) in enumerate(layout.entries):
             size = torch.Size(shape).numel()

@@ -45,7 +45,9 @@ class _LoRA:
             "peft_type": "LORA", "r": options["rank"], "lora_alpha": options["alpha"], "bias": "none",
             "lora_dropout": options["dropout"], "target_modules": sorted(params),
         }  # fmt: skip
-        named = ((f"{_PREFIX}{site}.lora_{name}.weight", own[name]) for site, own in params.items() for name in ("A", "B"))
+        named = (
+            (f"{_PREFIX}{site}.lora_{name}.weight", own[name]) for site, own in params.items() for name in ("A", "B")
+        )
         return config, dict(named)
 
     @staticmethod

@@ -14,7 +14,6 @@ from handful.backbone import Backbone
 from handful.errors import BackboneError, DataError, HandfulWarning
 from handful.types import Batch, Example, Task
 
-
 _MARKED = re.compile(r"[\[<](\w+)[\]>](.*?)[\[<]/\1[\]>]", re.DOTALL)
 """A marked span: `[name]...[/name]` or `<name>...</name>`."""
 

@@ -23,7 +23,9 @@ def pool(states: States, pooling: str) -> Tensor:
     mask = states.mask
     if pooling == "last":
         last = mask.long().cumsum(-1).argmax(-1)
-        return states.hidden.gather(-2, last[..., None, None].expand(*last.shape, 1, states.hidden.shape[-1]))[..., 0, :]
+        return states.hidden.gather(-2, last[..., None, None].expand(*last.shape, 1, states.hidden.shape[-1]))[
+            ..., 0, :
+        ]
     weight = mask.to(states.hidden.dtype)[..., None]
     return (states.hidden * weight).sum(-2) / weight.sum(-2).clamp(min=1)
 

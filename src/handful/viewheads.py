@@ -112,7 +112,9 @@ class _Inputs:
         self.backbone = backbone
         marks = mark_names(task.examples, task.template) if spec.marked else ()
         share = spec.marked if marks else 0.0
-        self.sets = [{n: (1 - share) * w for n, w in own.items()} | ({MARKED: share} if marks else {}) for own in spec.sets]
+        self.sets = [
+            {n: (1 - share) * w for n, w in own.items()} | ({MARKED: share} if marks else {}) for own in spec.sets
+        ]
         self.views = Views(tuple(dict.fromkeys(name for own in self.sets for name in own)), marks)
         self.pool = encode(backbone, task.examples, template=task.template, marks=marks)
         self.lexicon = Lexicon.of(self.pool, backbone) if LEXICAL in self.views.names else None

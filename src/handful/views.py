@@ -63,7 +63,8 @@ class Views:
 
     def _view(self, name: str, states: tuple[list[Tensor], Tensor], batch: Batch, backbone: Backbone) -> Tensor:
         layers, mask = states
-        kind, depth = (name, MARKED_DEPTH) if name == MARKED else (name.split(":")[0], float(name.split(":")[1]))
+        kind, _, depth = name.partition(":")
+        depth = MARKED_DEPTH if kind == MARKED else float(depth)
         hidden = layers[round(depth * (len(layers) - 1))]
         if kind == "pool":
             return F.normalize(pool_states(States(hidden, mask), backbone.pooling), dim=-1)

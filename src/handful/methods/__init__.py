@@ -61,7 +61,7 @@ def to_spec(value: Method) -> dict[str, Any]:
         raise MethodError(
             f"{type(value).__name__} was to be written to disk.",
             "It is not registered, so nobody could read it back.",
-            f"Register it in its package: [project.entry-points.'handful.methods'] NAME = 'MODULE:{type(value).__name__}'.",
+            f"Register MODULE:{type(value).__name__} in its package's entry point group handful.methods.",
         )
     return {"name": name, "options": {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.init}}
 

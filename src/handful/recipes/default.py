@@ -25,5 +25,5 @@ SPEC = Spec(
 
 
 def default(tasks: Sequence[Task], backbone: Backbone, **options: Any) -> list[Artifact]:
-    """`viewheads.fit_view_heads` on the views of `SPEC`. Cost: one forward pass a row and a second of small products."""
+    """`viewheads.fit_view_heads` on the views of `SPEC`: one forward pass a row, then small products."""
     return fit_view_heads(tasks, backbone, SPEC, recipe="default", **options)

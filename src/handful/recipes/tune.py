@@ -1,4 +1,4 @@
-"""Tuning any method with a class head, for all tasks and folds in one batch; the number of steps by cross-validation."""
+"""Tuning any method with a class head, all tasks and folds in one batch; cross-validation chooses the steps."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def tune(
             if step in steps:
                 if held is not None:
                     seen[f"scores.{step}"] = evaluate(model, _some(now, folds), held)
-                seen.update({f"final.{step}.{s}::{n}": p for s, own in _some(now, finals).items() for n, p in own.items()})
+                seen.update(
+                    {f"final.{step}.{s}::{n}": p for s, own in _some(now, finals).items() for n, p in own.items()}
+                )
 
         _, history = fit(
             model, params, rows, LOSSES[tasks[0].kind],
@@ -111,7 +113,9 @@ def tune(
                 head=head,
                 temperature=verdict.temperature / float(verdict.mixture.weights[0]),
                 estimate=verdict.estimate.to_dict(),
-                cost=_cost(model, final | {"head": head}, pool, plan.offsets[t], len(task.examples), batch_size, max(steps))
+                cost=_cost(
+                    model, final | {"head": head}, pool, plan.offsets[t], len(task.examples), batch_size, max(steps)
+                )
                 | {"seconds": round(watch.seconds / len(tasks), 3), "peak_memory_bytes": peak_memory(backbone.device)},
                 seed=seed,
                 notes=tuple(notes),
