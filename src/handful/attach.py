@@ -38,7 +38,7 @@ from handful.insertions import (
 )
 from handful.methods.base import Method
 from handful.sites import find_places, lowest_block, resolve, towers
-from handful.types import Batch, Params, Site
+from handful.types import Batch, Params, Site, map_params, stack_params
 
 if TYPE_CHECKING:
     from handful.noise import Noise
@@ -213,7 +213,7 @@ class Adapted:
             with self.backbone.lock, contextlib.ExitStack() as stack:
                 stack.enter_context(kernels.differentiable_twice(second_order))
                 if extensions:
-                    stack.enter_context(kernels.extended_attention(self.backbone.model, extensions))
+                    stack.enter_context(_extended_attention(self.backbone.model, extensions))
                 stack.enter_context(patched(patches))
                 yield
 
@@ -251,6 +251,21 @@ def patched(patches: Sequence[tuple[nn.Module, Wrap]]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _extended_attention(model: nn.Module, extensions: dict[nn.Module, kernels.Extend]) -> Iterator[None]:
+    """Within, the attention of a model runs in `kernels`, by its configurations' `_attn_implementation`."""
+    configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    with kernels.extended(extensions, model.config._attn_implementation):  # type: ignore[union-attr, arg-type]
+        try:
+            for config, _ in before:
+                config._attn_implementation_internal = kernels.NAME
+            yield
+        finally:
+            for config, implementation in before:
+                config._attn_implementation_internal = implementation
+
+
+@contextlib.contextmanager
 def _recomputed(blocks: Sequence[nn.Module], inside: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
     """Within, blocks store their inputs only; the backward pass runs them again `inside()` what this pass ran in."""
     running = True
@@ -270,24 +285,6 @@ def _recomputed(blocks: Sequence[nn.Module], inside: Callable[[], AbstractContex
             yield
     finally:
         running = False
-
-
-def map_params(function: Callable[[Tensor], Tensor], params: Params) -> Params:
-    """The same tree with `function` applied to each tensor."""
-    return {site: {name: function(p) for name, p in own.items()} for site, own in params.items()}
-
-
-def stack_params(each: Sequence[Params]) -> Params:
-    """Params of T tasks `[...]` -> `[T, ...]`."""
-    return {
-        site: {name: torch.stack([params[site][name] for params in each]) for name in own}
-        for site, own in each[0].items()
-    }
-
-
-def task_params(params: Params, task: int) -> Params:
-    """The parameters of one task of a stack."""
-    return map_params(lambda p: p[task], params)
 
 
 def _is_norm(module: nn.Module) -> bool:

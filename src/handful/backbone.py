@@ -162,7 +162,7 @@ def weights_fingerprint(weights: Iterable[tuple[str, Tensor]]) -> str:
     for name, tensor in sorted(weights):
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{name}|{plain.dtype}|{tuple(plain.shape)}|".encode())
-        digest.update(memoryview(plain.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -62,7 +62,7 @@ def gather(pool: Batch, index: Tensor, mask: Tensor | None = None) -> Batch:
     """Rows `index [...]` of a pool as a batch `[..., ...]`, without columns on the right that only pad."""
     attention = pool.inputs.get("attention_mask")
     index = index.to(pool.row_mask.device)
-    longest = None
+    longest, width = None, 0
     if attention is not None:
         longest = max(1, int(attention[index.flatten()].sum(-1).max()))
         width = attention.shape[1]

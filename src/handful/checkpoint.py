@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from handful.errors import HandfulWarning
+
 
 class Checkpoint:
     """One file, rewritten at most every `seconds`, tied by a digest to what the run was started with."""
@@ -20,7 +24,7 @@ class Checkpoint:
     def __init__(self, path: Path, identity: Sequence[object], seconds: float = 2.0) -> None:
         self.path, self.seconds = path, seconds
         self.digest = digest(identity)
-        self._saved = time.monotonic()
+        self._saved, self._given_up = time.monotonic(), False
 
     def load(self) -> dict[str, Tensor] | None:
         """The tensors kept, or None where there are none of this very run."""
@@ -33,13 +37,23 @@ class Checkpoint:
             return None
 
     def save(self, tensors: Callable[[], dict[str, Tensor]], *, last: bool = False) -> None:
-        """Keeps the tensors if it is time, or the last time; a reader never finds half a file."""
-        if not last and time.monotonic() - self._saved < self.seconds:
+        """Keeps the tensors if it is time, or the last time; a reader never finds half a file.
+
+        Where they cannot be kept, on a full disk for one, it warns once and the run goes on.
+        """
+        if self._given_up or (not last and time.monotonic() - self._saved < self.seconds):
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        save_file({n: t.contiguous() for n, t in tensors().items()}, temporary, metadata={"digest": self.digest})
-        temporary.replace(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({n: t.contiguous() for n, t in tensors().items()}, temporary, metadata={"digest": self.digest})
+            temporary.replace(self.path)
+        except (OSError, SafetensorError) as error:
+            self._given_up = True
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            found = f"The progress of this fit cannot be kept in {self.path} ({error})"
+            warnings.warn(f"{found}: it goes on, but could not be resumed.", HandfulWarning, stacklevel=2)
         self._saved = time.monotonic()
 
 
@@ -50,7 +64,7 @@ def digest(parts: Sequence[object]) -> str:
         if isinstance(part, Tensor):
             plain = part.detach().cpu().contiguous()
             state.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
-            state.update(memoryview(plain.reshape(-1).view(torch.uint8).numpy()))
+            state.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
         else:
             state.update(repr(part).encode())
     return state.hexdigest()

@@ -54,8 +54,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Iterable[Any], y: Iterable[Any]) -> FewShotClassifier:
         """Learns from texts and their labels. DataError for what cannot be learned from."""
         task, classes = _task(X, y, "task", self.template)
-        (fitted,) = recipe_named(self.recipe)([task], self._backbone(), seed=self.seed)
-        return self._become(fitted, classes)
+        (fitted,) = recipe_named(self.recipe)([task], _loaded(self), seed=self.seed)
+        return self.adopt(fitted, classes)
 
     def predict(self, X: Iterable[Any]) -> np.ndarray:
         """The label of each text `[n]`; for multi-label tasks an array of tuples, those of at least even odds."""
@@ -90,19 +90,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Reads a fitted task back; ArtifactError if it is damaged or `backbone` has other weights."""
         fitted = artifacts.load(folder)
         classifier = cls(backbone or fitted.backbone, fitted.recipe, template=fitted.template, device=device)
-        return classifier._become(replace(fitted), list(fitted.labels))
+        return classifier.adopt(fitted, fitted.labels)
 
-    def _backbone(self) -> Backbone:
-        if isinstance(self.backbone, Backbone):
-            return self.backbone
-        return shared(self.backbone, dtype=self.dtype, device=self.device)
-
-    def _become(self, fitted: Artifact, classes: Sequence[Any]) -> FewShotClassifier:
-        """Takes a fitted task as one's own; `classes` are its labels as they were given."""
+    def adopt(self, fitted: Artifact, classes: Sequence[Any]) -> FewShotClassifier:
+        """Becomes the classifier of a fitted task; `classes` are its labels as the objects that they stand for."""
         order = sorted(range(len(classes)), key=lambda i: _sortable(classes[i]))
         self.artifact_, self._order = fitted, order
         self.classes_ = _array([classes[i] for i in order])
-        self._predictor = Predictor(fitted, self._backbone())
+        self._predictor = Predictor(fitted, _loaded(self))
         return self
 
     def __sklearn_tags__(self) -> Any:
@@ -131,12 +126,19 @@ def fit_many(
     for kind in kinds:
         chosen = [i for i, (task, _) in enumerate(pairs) if task.kind == kind]
         if chosen:
-            done = recipe_named(recipe)([pairs[i][0] for i in chosen], blank._backbone(), seed=seed)
+            done = recipe_named(recipe)([pairs[i][0] for i in chosen], _loaded(blank), seed=seed)
             fitted.update(zip(chosen, done, strict=True))
     return [
-        FewShotClassifier(backbone, recipe, template=template, seed=seed)._become(fitted[i], classes)
+        FewShotClassifier(backbone, recipe, template=template, seed=seed).adopt(fitted[i], classes)
         for i, (_, classes) in enumerate(pairs)
     ]
+
+
+def _loaded(classifier: FewShotClassifier) -> Backbone:
+    chosen = classifier.backbone
+    if isinstance(chosen, Backbone):
+        return chosen
+    return shared(chosen, dtype=classifier.dtype, device=classifier.device)
 
 
 def _task(texts: Iterable[Any], labels: Iterable[Any], name: str, template: str | None) -> tuple[Task, list[Any]]:

@@ -37,7 +37,7 @@ out_console, err_console = Console(), Console(stderr=True)
 
 
 def fit(
-    train: str, out: Path, *, columns: Mapping[str, str | None], separator: str | None, backbone: str, recipe: str,
+    train: str, out: Path, *, columns: Mapping[str, Any], separator: str | None, backbone: str, recipe: str,
     template: str | None, shots: int | None, seed: int, dtype: str | None, device: str, cache: Path | None,
     resume: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -69,7 +69,7 @@ def fit(
 
 
 def predict(
-    folder: Path, source: str, out: Path | None, *, columns: Mapping[str, str | None], backbone: str | None,
+    folder: Path, source: str, out: Path | None, *, columns: Mapping[str, Any], backbone: str | None,
     device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """`handful predict`."""
@@ -99,7 +99,7 @@ def predict(
 
 
 def evaluate(
-    folder: Path, test: str, *, columns: Mapping[str, str | None], separator: str | None, backbone: str | None,
+    folder: Path, test: str, *, columns: Mapping[str, Any], separator: str | None, backbone: str | None,
     device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """`handful evaluate`."""

@@ -34,6 +34,7 @@ def run(seed: int = 0) -> None:
         highlight=False,
     )
     table = Table("examples", "expected accuracy", "on unseen rows", "seconds", "trained", "on disk", box=None)
+    fitted = None
     with tempfile.TemporaryDirectory() as folder:
         for k in SHOTS:
             episode = sample(task, k, seed=seed)
@@ -41,11 +42,10 @@ def run(seed: int = 0) -> None:
             (fitted,) = recipe("default")([episode.support], backbone, seed=seed)
             seconds = time.perf_counter() - start
             path = artifacts.save(fitted, Path(folder) / f"k{k}")
-            predictor = Predictor(artifacts.load(path), backbone)
-            found = predictor.scores(episode.query.examples).logits.argmax(-1).tolist()
-            right = sum(fitted.labels[i] == e.label for i, e in zip(found, episode.query.examples, strict=True))
-            assert fitted.estimate is not None
-            expected, cost = fitted.estimate["accuracy"], fitted.cost
+            asked = episode.query.examples
+            found = Predictor(artifacts.load(path), backbone).scores(asked).logits.argmax(-1).tolist()
+            right = sum(fitted.labels[i] == example.label for i, example in zip(found, asked, strict=True))
+            expected, cost = (fitted.estimate or {})["accuracy"], fitted.cost
             table.add_row(
                 f"{k} a class",
                 f"{expected['value']:.0%} ({expected['low']:.0%} to {expected['high']:.0%})",
@@ -54,8 +54,9 @@ def run(seed: int = 0) -> None:
                 f"{cost['trained_parameters'] / cost['backbone_parameters']:.2%}",
                 f"{artifacts.size_on_disk(path) / 1000:.0f} kB",
             )
-        out_console.print(table, highlight=False)
-        scores = predictor.scores([Example(text) for text in ASKED]).probabilities().tolist()
+    out_console.print(table, highlight=False)
+    assert fitted is not None
+    scores = Predictor(fitted, backbone).scores([Example(text) for text in ASKED]).probabilities().tolist()
     out_console.print("\nAsked with 16 examples a class:", highlight=False)
     for text, row in zip(ASKED, scores, strict=True):
         best = answer(fitted, row)

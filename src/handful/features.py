@@ -66,7 +66,7 @@ def row_keys(backbone: Backbone, level: str, pool: Batch) -> list[str]:
         state = start.copy()
         for name, value in inputs.items():
             own = value[row, :size] if "attention_mask" in inputs and value.ndim > 1 else value[row]
-            state.update(name.encode() + memoryview(own.contiguous().view(torch.uint8).numpy()))
+            state.update(name.encode() + own.contiguous().view(torch.uint8).numpy().tobytes())
         keys.append(state.hexdigest())
     return keys
 

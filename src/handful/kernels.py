@@ -44,21 +44,6 @@ def differentiable_twice(asked: bool) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def extended_attention(model: nn.Module, extensions: dict[nn.Module, Extend]) -> Iterator[None]:
-    """Within, the attention of a model runs here, by its configurations' `_attn_implementation`."""
-    configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    before = [(config, config._attn_implementation) for config in configs.values()]
-    with extended(extensions, model.config._attn_implementation):  # type: ignore[union-attr, arg-type]
-        try:
-            for config, _ in before:
-                config._attn_implementation_internal = NAME
-            yield
-        finally:
-            for config, implementation in before:
-                config._attn_implementation_internal = implementation
-
-
 @cache
 def _say_once() -> None:
     log.warning("second-order gradients were asked for: attention runs unfused, since its fused kernels have none")

@@ -15,12 +15,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from handful.attach import Adapted, map_params
+from handful.attach import Adapted
 from handful.backbone import Backbone, weights_fingerprint
 from handful.errors import MethodError
 from handful.insertions import Base, Call
 from handful.sites import Place, is_transposed
-from handful.types import Batch, Params
+from handful.types import Batch, Params, map_params
 
 _REASONS = {
     "tokens": "virtual tokens are no weights",

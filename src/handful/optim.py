@@ -37,7 +37,8 @@ class Layout:
 
     def pack(self, params: Params) -> Tensor:
         """Stacked params -> `[T, P]`, a copy."""
-        return torch.cat([params[site][name].flatten(1) for site, name, _, _ in self.entries], dim=1)
+        parts = (params[site][name] for site, name, _, _ in self.entries)
+        return torch.cat([p.reshape(p.shape[0], p[0].numel()) for p in parts], dim=1)
 
     def unpack(self, flat: Tensor) -> Params:
         """`[T, P]` -> stacked params, views."""

@@ -23,20 +23,20 @@ class Pass:
 
     part    the range of the training tasks that it serves, t of them
     batch   their rows `[t, b, ...]`
-    index   which rows of the pool these are, `[t, b]`
+    columns which of the task's own rows these are, `[t, b]`, -1 for none
     counts  rows of each task in the whole step, `[t]`
     seeds   of each task
     """
 
     part: slice
     batch: Batch
-    index: Tensor
+    columns: Tensor
     counts: Tensor
     seeds: Sequence[int]
 
     def noise(self, step: int) -> Noise:
-        """Each row's own randomness at a step."""
-        rows = zip(self.seeds, self.index.tolist(), strict=True)
+        """Each row's own randomness at a step: by its place in its task, whatever else is in the pool."""
+        rows = zip(self.seeds, self.columns.tolist(), strict=True)
         return Noise(lambda: tuple(mix(seed, step, row) for seed, own in rows for row in own))
 
     @property
@@ -79,10 +79,8 @@ class Passes:
         length = torch.where((columns >= 0) & (index >= 0), self._length[index.clamp(min=0)], 0)
         counts = (length > 0).sum(1).to(self._rows.index.device)
         for part, ranks in plan(length, self._budget):
-            held = ranks.clamp(min=0)
-            picked = torch.where(ranks >= 0, columns[part].gather(1, held), -1)
-            batch = self._rows.take(chosen[part], picked)
-            yield Pass(part, batch, index[part].gather(1, held), counts[part], seeds[part])
+            picked = torch.where(ranks >= 0, columns[part].gather(1, ranks.clamp(min=0)), -1)
+            yield Pass(part, self._rows.take(chosen[part], picked), picked, counts[part], seeds[part])
 
 
 def _columns(count: int, batch_size: int | None, step: int, seed: int) -> Tensor:

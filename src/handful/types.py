@@ -10,7 +10,7 @@ Dimensions, in the order in which they appear in every shape:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -122,3 +122,23 @@ class Site:
     index: int = 0
     has_bias: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def map_params(function: Callable[[Tensor], Tensor], params: Params) -> Params:
+    """The same tree with `function` applied to each tensor."""
+    return {site: {name: function(p) for name, p in own.items()} for site, own in params.items()}
+
+
+def stack_params(each: Sequence[Params]) -> Params:
+    """Params of T tasks `[...]` -> `[T, ...]`."""
+    import torch
+
+    return {
+        site: {name: torch.stack([params[site][name] for params in each]) for name in own}
+        for site, own in each[0].items()
+    }
+
+
+def task_params(params: Params, task: int) -> Params:
+    """The parameters of one task of a stack."""
+    return map_params(lambda p: p[task], params)

@@ -81,9 +81,9 @@ def fit_view_heads(
         progress("the final head", 1.0)
     artifacts = []
     for t, (task, own, verdict) in enumerate(zip(tasks, inputs, verdicts, strict=True)):
-        heads = []
+        heads, classes = [], len(task.labels)
         for j, rotation in enumerate(rotated):
-            member, classes = j * len(tasks) + t, len(task.labels)
+            member = j * len(tasks) + t
             heads.append((rotation[t].back(final["weight"][member, :classes]), final["bias"][member, :classes]))
         c, steps = chosen[t]
         trained = len(plan.folds[t]) * len(spec.cs) * max(spec.stops) + steps

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from handful.attach import Adapted, States, attach, map_params
+from handful.attach import Adapted, States, attach
 from handful.backbone import Backbone, from_model
 from handful.methods import Method, methods
 from handful.methods.bitfit import BitFit
@@ -21,7 +21,7 @@ from handful.methods.layernorm import LayerNormTuning
 from handful.methods.lora import LoRA
 from handful.methods.prefix import PrefixTuning
 from handful.methods.prompt import PromptTuning
-from handful.types import LINEARS, Batch, Params
+from handful.types import LINEARS, Batch, Params, map_params
 from tiny import DUAL, PADDING, SPEECH, TINY, VARIANTS, VISION, tiny_inputs
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from handful.attach import States, attach, map_params
+from handful.attach import States, attach
 from handful.errors import MethodError
 from handful.forward import run_backbone
 from handful.merge import merge, merged
@@ -13,7 +13,7 @@ from handful.methods.bitfit import BitFit
 from handful.methods.combine import OnLayers, union
 from handful.methods.layernorm import LayerNormTuning
 from handful.methods.lora import LoRA
-from handful.types import LINEARS
+from handful.types import LINEARS, map_params
 from laws.cases import FAMILIES, METHODS, Case, applies, backbone, cases, random_params, real, rows_of
 
 MERGEABLE = ("lora", "ia3", "bitfit", "layernorm", "lora-everywhere")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from handful.attach import attach, map_params, task_params
+from handful.attach import attach
 from handful.methods.bottleneck import ParallelAdapter
 from handful.methods.combine import union
 from handful.methods.lora import LoRA
 from handful.noise import Noise
-from handful.types import Batch, Params
+from handful.types import Batch, Params, map_params, task_params
 from laws.cases import (
     Case,
     assert_same_gradients,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class Union(Method):
         layer = base
         for i, method in enumerate(self.methods):
             if method.covers(site):
-                layer = _Nested(method, _part(params, f"{i}."), layer, site)
+                layer = cast("Base", _Nested(method, _part(params, f"{i}."), layer, site))
         return layer(x)
 
 
@@ -95,4 +95,3 @@ def union(*methods: Method) -> Union:
     """`Union`, flattened."""
     flat = [part for method in methods for part in (method.methods if isinstance(method, Union) else (method,))]
     return Union(methods=tuple(flat))
-
