@@ -32,8 +32,7 @@ def embeddings(backbone: Backbone, examples: Sequence[Example]) -> np.ndarray:
     """Mean-pooled final states of unit length, as sentence-transformers makes them."""
     from handful.views import Views
 
-    views = Views({"pool:1": 1.0})
-    return views.compute(backbone, encode(backbone, examples))["pool:1"].numpy()
+    return Views(("pool:1",)).compute(backbone, encode(backbone, examples))[0].numpy()
 
 
 def embedding_lr(task: Task, test: Sequence[Example], backbone: Backbone, seed: int) -> Answer:

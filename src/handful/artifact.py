@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from handful.backbone import Backbone
@@ -127,8 +128,8 @@ def save(artifact: Artifact, folder: str | os.PathLike[str]) -> Path:
 
     ArtifactError, with an older artifact intact, if the folder holds something else or cannot be written.
     """
-    target = Path(folder)
-    check_target(target)
+    check_target(Path(folder))
+    target = Path(folder).resolve()  # what a link points to is replaced, not the link
     temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -143,22 +144,24 @@ def save(artifact: Artifact, folder: str | os.PathLike[str]) -> Path:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return target
+    return Path(folder)
 
 
 def check_target(target: Path) -> None:
-    """ArtifactError if `target` exists and is not an artifact that may be replaced."""
+    """ArtifactError if `target` cannot be made, or exists and is not an artifact that may be replaced."""
+    asked = f"The fitted task was to be saved in {target}."
     if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise ArtifactError(
-            f"The fitted task was to be saved in {target}.",
-            "It exists and holds no fitted task.",
-            "Choose a new folder, or empty this one.",
-        )
+        raise ArtifactError(asked, "It exists and holds no fitted task.", "Choose a new folder, or empty this one.")
+    parent = next(parent for parent in target.resolve().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        why = "may not be written to" if parent.is_dir() else "is a file"
+        raise ArtifactError(asked, f"{parent} {why}.", "Choose another folder.")
 
 
 def load(folder: str | os.PathLike[str]) -> Artifact:
     """Reads an artifact; ArtifactError says which check failed: presence, schema, checksums, shapes or finiteness."""
     path = Path(folder)
+    _restore(path.resolve())
     manifest = _manifest(path)
     for name, expected in manifest.files.items():
         try:
@@ -172,11 +175,12 @@ def load(folder: str | os.PathLike[str]) -> Artifact:
     if manifest.method is not None:
         try:
             from_spec(manifest.method)
+            params = from_peft(manifest.method, _tensors(path / "adapter_model.safetensors"), manifest.sites)
         except (MethodError, KeyError) as error:
             raise _damaged(path, f"its method cannot be made here ({error})") from error
-        params = from_peft(manifest.method, _tensors(path / "adapter_model.safetensors"), manifest.sites)
-    if head["weight"].shape[0] != len(manifest.labels) or head["bias"].shape != (len(manifest.labels),):
-        raise _damaged(path, f"its head has shape {tuple(head['weight'].shape)} for {len(manifest.labels)} labels")
+    shapes = {name: tuple(tensor.shape) for name, tensor in head.items()}
+    if [shapes.get(name, ())[:1] for name in ("weight", "bias")] != [(len(manifest.labels),)] * 2:
+        raise _damaged(path, f"its head has shapes {shapes} for {len(manifest.labels)} labels")
     for name, tensor in [*head.items(), *((f"{s} {n}", p) for s, own in params.items() for n, p in own.items())]:
         if not torch.isfinite(tensor).all():
             raise _damaged(path, f"the tensor {name} holds values that are not finite")
@@ -211,16 +215,30 @@ def _write(artifact: Artifact, folder: Path) -> None:
 
 
 def _swap(temporary: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    _restore(target)
+    old = _aside(target)
     if target.exists():
         target.rename(old)
     try:
         temporary.rename(target)
     except OSError:
-        if old.exists():
-            old.rename(target)
+        _restore(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _aside(target: Path) -> Path:
+    """Where an artifact is while a new one takes its place."""
+    return target.parent / f".{target.name}.old"
+
+
+def _restore(target: Path) -> None:
+    """Puts back what a crash between the two renames left aside, and clears away what one after them left."""
+    old = _aside(target)
+    if old.exists() and target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        old.rename(target)
 
 
 def _manifest(path: Path) -> Manifest:
@@ -231,18 +249,20 @@ def _manifest(path: Path) -> Manifest:
             "Give the folder that `handful fit --out` wrote.",
         )
     try:
-        content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        written = content.pop("sha256", None)
+        text = (path / MANIFEST).read_bytes().decode()
+        content = json.loads(text)
+        whole, written = text == _json(content), content.pop("sha256", None)
         if content.get("schema_version", SCHEMA) > SCHEMA:
             raise ArtifactError(
                 f"A fitted task was to be read from {path}.",
-                f"It was written by a newer handful (schema {content['schema_version']}, this one reads {SCHEMA}).",
+                f"Its {MANIFEST} is of schema {content['schema_version']}, which a newer handful writes; this one reads "
+                f"{SCHEMA}.",
                 "Upgrade handful.",
             )
-        if written != _own_digest(content):
+        if not whole or written != _own_digest(content):
             raise _damaged(path, f"the checksum of {MANIFEST} does not match: the file was changed")
         return Manifest(**content)
-    except (ValueError, AttributeError, TypeError, ValidationError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise _damaged(path, f"{MANIFEST} is not what it should be ({str(error).splitlines()[0]})") from error
 
 
@@ -258,14 +278,15 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
-    except SafetensorError as error:  # safetensors wraps the system's error, a full disk for one
-        raise OSError(None, str(error)) from error
+    file.write_bytes(to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 def _dump(content: Mapping[str, Any], file: Path) -> None:
-    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    file.write_text(_json(content), encoding="utf-8")
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def _damaged(path: Path, found: str) -> ArtifactError:

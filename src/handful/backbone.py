@@ -50,6 +50,9 @@ class Backbone:
     max_length: int
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
+    def __deepcopy__(self, memo: object) -> Backbone:
+        return self  # frozen and shared: a copied estimator keeps the one that it was given
+
     @property
     def device(self) -> torch.device:
         return self.model.device
@@ -91,6 +94,7 @@ def load(
     Remote code is never run. Raises BackboneError when the backbone cannot be had or has no role table.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     name = os.fspath(id)
@@ -100,7 +104,7 @@ def load(
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         with _quiet():
             model = AutoModel.from_pretrained(source, trust_remote_code=False, dtype="auto", **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _not_found(name, error) from error
     tokenizer = None
     if _reads_text(config.model_type):
@@ -108,9 +112,18 @@ def load(
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise _not_found(name, error) from error
+        if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one out of nothing
+            raise _not_found(name, OSError("its tokenizer's files are missing"))
     print_ = _cached_fingerprint(Path(source), model)
-    target = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
-    return from_model(model.to(device=device, dtype=target), tokenizer, id=name, folder=source, fingerprint=print_)
+    target = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype or torch.float32
+    try:
+        model = model.to(device=device, dtype=target)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise BackboneError(
+            f"The backbone {name!r} was asked for in {dtype or 'float32'} on {device}.",
+            f"It says: {str(error).splitlines()[0]}", "Use another --dtype or --device.",
+        ) from error  # fmt: skip
+    return from_model(model, tokenizer, id=name, folder=source, fingerprint=print_)
 
 
 def from_model(

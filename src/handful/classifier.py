@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = _array([classes[i] for i in order])
         self._predictor = Predictor(fitted, _loaded(self))
         return self
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        return Predictor(self.artifact_, _loaded(self))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the backbone, which is found again by its name."""
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_predictor"}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -76,12 +76,6 @@ def predict(
     quiet_libraries()
     fitted = artifacts.load(folder)
     examples = load_texts(source, **columns)
-    if fitted.text_pair != (examples[0].text_pair is not None):
-        raise DataError(
-            f"Rows of {source} were to be labelled by {folder}.",
-            f"It was fitted on {'pairs of texts' if fitted.text_pair else 'single texts'}, and these rows are not.",
-            "Name the columns with --text" + (" and --text-pair." if fitted.text_pair else "."),
-        )
     predictor = Predictor(fitted, shared(backbone or fitted.backbone, device=device))
     rows = [answer(fitted, row) for row in _probabilities(fitted, predictor.scores(examples))]
     if out is not None:
@@ -114,9 +108,9 @@ def evaluate(
             f"it knows {', '.join(map(repr, fitted.labels[:10]))}.",
             "Correct the labels, or fit the task with examples of them.",
         )
+    labels = targets(replace(task, labels=fitted.labels, kind=fitted.kind)).numpy()
     predictor = Predictor(fitted, shared(backbone or fitted.backbone, device=device))
     logits = predictor.scores(task.examples).logits.cpu().numpy()
-    labels = targets(replace(task, labels=fitted.labels, kind=fitted.kind)).numpy()
     found = estimate(logits, labels, fitted.labels, [True] * len(labels), 0, fitted.kind).to_dict()
     if as_json:
         print_json(
@@ -216,10 +210,10 @@ def show_measures(found: Mapping[str, Any]) -> None:
             text = f"{own['value']:.1%}  ({own['level']:.0%} interval {own['low']:.1%} to {own['high']:.1%})"
             table.add_row(name.replace("_", " "), text)
     if found["n"]:
-        table.add_row("measured", found["note"])
+        table.add_row("measured", found["note"].removeprefix("measured "))
     out_console.print(table)
     for warning in found["warnings"]:
-        err_console.print(f"warning: {warning}", markup=False, highlight=False)
+        err_console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
 
 
 def answer(fitted: Artifact, probabilities: Sequence[float]) -> dict[str, Any]:

@@ -165,6 +165,8 @@ class _Run:
     def update(self, value: Tensor, grad: Tensor) -> None:
         """One optimiser step of the active tasks with losses `value [t]` and gradients `[t, P]`."""
         chosen = torch.tensor(self.active)
+        flat = self.flat[chosen]
+        grad = grad + self.l2[chosen] * flat
         norm = grad.norm(dim=1, keepdim=True)
         first = self.losses[0, chosen] if self.step else value.cpu()
         fine = torch.isfinite(value) & torch.isfinite(norm[:, 0]) & (value.cpu() < first + DIVERGED).to(value.device)
@@ -173,16 +175,18 @@ class _Run:
             now = float(self.losses[self.step, t])
             self.stopped[t] = f"the loss was {now:.3g} at step {self.step + 1}; kept the step before"
             self.flat[t] = self.good[t]
-        chosen, grad, norm = chosen[fine.cpu()], grad[fine], norm[fine]
+        chosen, flat, grad, norm = chosen[fine.cpu()], flat[fine], grad[fine], norm[fine]
         if len(chosen):
-            flat = self.flat[chosen]
-            grad = grad + self.l2[chosen] * flat
             self.good[chosen] = flat
             if self.schedule.clip is not None:
                 grad = grad * (self.schedule.clip / (norm + 1e-6)).clamp(max=1)
             state = select(self.state, chosen)
             rule = optimizer(self.schedule.optimizer, self.decay[chosen])
-            self.flat[chosen] = flat + rule.step(flat, grad, state, self._rates(chosen), self.layout)
+            taken = flat + rule.step(flat, grad, state, self._rates(chosen), self.layout)
+            finite = taken.isfinite().all(1)
+            self.flat[chosen] = torch.where(finite[:, None], taken, flat)
+            for t in chosen[~finite.cpu()].tolist():
+                self.stopped[t] = f"step {self.step + 1} led out of the finite numbers and was not taken"
             for name, part in state.items():
                 self.state[name][chosen] = part
         self.step += 1

@@ -138,8 +138,9 @@ def cross_validate(
         trained = fit_heads(
             plan, sets, members, watch=look, watch_every=max(1, math.gcd(*stops)), checkpoint=checkpoint, memory=seen
         )
-        if max(stops) == 0:  # the prototypes themselves
-            look(0, trained, [])
+        for stop in stops:
+            if str(stop) not in seen:  # the prototypes themselves, or every member has stopped before
+                look(stop, trained, [])
     found = []
     for t, task in enumerate(plan.tasks):
         nothing = np.full((len(task.examples), len(task.labels)), np.nan)

@@ -146,7 +146,8 @@ class Adafactor:
                 row.mul_(b).add_((1 - b) * square)
                 scale = row.rsqrt()
             update = (g * scale).flatten(1) if shape else (g * scale)[:, None]
-            rms = update.square().mean(1, keepdim=True).sqrt()
+            entries = (update != 0).sum(1, keepdim=True).clamp(min=1)  # classes that only pad have no gradient
+            rms = (update.square().sum(1, keepdim=True) / entries).sqrt()
             updates.append(update / (rms / self.clip).clamp(min=1))
         return -lr * (torch.cat(updates, 1) + self.weight_decay * flat)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from handful.attach import attach
+from handful.errors import DataError
 from handful.fit import predict
 from handful.methods import from_spec
 from handful.prompts import encode
@@ -42,7 +43,16 @@ class Predictor:
             self._model = Classifier(adapted, artifact.features["pooling"], artifact.features["scale"])
 
     def scores(self, examples: Sequence[Example], store: FeatureCache | None = None) -> Scores:
-        """Logits `[n, C]` in the order of the artifact's labels, already divided by its temperature."""
+        """Logits `[n, C]` in the order of the artifact's labels, already divided by its temperature.
+
+        DataError for single texts where the task was fitted on pairs, and the other way round.
+        """
+        if examples and (examples[0].text_pair is not None) != self.artifact.text_pair:
+            known, given = ("pairs of texts", "single texts")[:: 1 if self.artifact.text_pair else -1]
+            raise DataError(
+                f"Texts were given to the task {self.artifact.task!r}.", f"It was fitted on {known}; these are {given}.",
+                "Name the columns with --text" + (" and --text-pair." if self.artifact.text_pair else "."),
+            )  # fmt: skip
         parts = [
             self._logits(examples[start : start + CHUNK], store) / self.artifact.temperature
             for start in range(0, len(examples), CHUNK)

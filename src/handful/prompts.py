@@ -22,7 +22,8 @@ def render(example: Example, template: str | None) -> tuple[str, str | None]:
     """The text (and second text) that the tokenizer sees. `template` is a text with `{text}` and `{text_pair}`."""
     if template is None:
         return example.text, example.text_pair
-    filled = template.replace("{text}", example.text).replace("{text_pair}", example.text_pair or "")
+    given = {"text": example.text, "text_pair": example.text_pair or ""}
+    filled = re.sub(r"\{(text|text_pair)\}", lambda found: given[found[1]], template)
     return filled, None if "{text_pair}" in template else example.text_pair
 
 
@@ -63,7 +64,7 @@ def encode(
     )  # fmt: skip
     offsets = encoded.pop("offset_mapping", None)
     inputs: dict[str, Tensor] = {name: value.to(backbone.device) for name, value in encoded.items()}
-    cut = int((inputs["attention_mask"].sum(-1) >= backbone.max_length).sum())
+    cut = sum(bool(own.overflowing) for own in encoded.encodings or ())
     if cut:
         warnings.warn(
             f"{cut} of {len(examples)} texts are longer than the {backbone.max_length} tokens that {backbone.id} reads "
@@ -90,12 +91,22 @@ def _marks(texts: Sequence[str], offsets: Tensor, encoded: Any, names: Sequence[
 
 
 def targets(task: Task) -> Tensor:
-    """Class indices `[B]`, or 0/1 `[B, C]` for a multi-label task, in the order of `task.labels`."""
+    """Class indices `[B]`, or 0/1 `[B, C]` for a multi-label task, in the order of `task.labels`.
+
+    DataError for a row of a single-label task that has none or several.
+    """
     position = {label: i for i, label in enumerate(task.labels)}
+    groups = [(e.label,) if isinstance(e.label, str) else e.label or () for e in task.examples]
     if task.kind == "multilabel":
         rows = torch.zeros(len(task.examples), len(task.labels))
-        for row, example in enumerate(task.examples):
-            for label in example.label or ():
+        for row, own in enumerate(groups):
+            for label in own:
                 rows[row, position[label]] = 1.0
         return rows
-    return torch.tensor([position[str(example.label)] for example in task.examples])
+    wrong = next((row for row, own in enumerate(groups) if len(own) != 1), None)
+    if wrong is not None:
+        raise DataError(
+            f"One label a row was looked for in {task.name}.", f"Row {wrong + 1} has {len(groups[wrong])}.",
+            "Give every row one label, or fit a multi-label task.",
+        )  # fmt: skip
+    return torch.tensor([position[label] for (label,) in groups])

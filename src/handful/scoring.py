@@ -74,7 +74,12 @@ def prototype_head(x: Tensor, labels: Tensor, row_mask: Tensor, num_classes: int
     """A linear head that scores by squared distance to the class prototypes (Snell et al. 2017, equation 8).
 
     `-|x - c|^2 = 2 c x - |c|^2 - |x|^2`, whose last term is the same for all classes; halved, so that on vectors of
-    one length it is the cosine. Returns `weight [T?, C, D]` and `bias [T?, C]`.
+    one length it is the cosine. With several labels a row, each label's score is less that of the rows without it, so
+    that zero lies between them. Returns `weight [T?, C, D]` and `bias [T?, C]`.
     """
     c = prototypes(x, labels, row_mask, num_classes)
-    return {"weight": c, "bias": -0.5 * c.square().sum(-1)}
+    head = {"weight": c, "bias": -0.5 * c.square().sum(-1)}
+    if labels.is_floating_point():
+        other = prototypes(x, 1 - labels, row_mask, num_classes)
+        head = {"weight": c - other, "bias": head["bias"] + 0.5 * other.square().sum(-1)}
+    return head

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from handful.attach import map_params
+from handful.types import map_params
 from laws.cases import Case, cases, padded, random_params, real, rows_of, stacked
 from tiny import SPEECH, num_samples
 

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handful.attach import States, attach, map_params
+from handful.attach import States, attach
 from handful.backbone import Backbone, from_model
 from handful.methods.bottleneck import Houlsby, ParallelAdapter, Pfeiffer
 from handful.methods.kronecker import KroneckerAdapter, kronecker_product
 from handful.methods.ladder import LadderSide
-from handful.types import Batch, Params
+from handful.types import Batch, Params, map_params
 from tiny import TINY, tiny_inputs
 
 ROWS, TOKENS = 3, 6

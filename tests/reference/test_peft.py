@@ -24,13 +24,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from handful import backbone as backbones
-from handful.attach import Adapted, attach, map_params
+from handful.attach import Adapted, attach
 from handful.backbone import from_model
 from handful.methods.ia3 import IA3
 from handful.methods.lora import LoRA
 from handful.methods.prefix import PrefixTuning
 from handful.methods.prompt import PromptTuning
-from handful.types import Batch, Params
+from handful.types import Batch, Params, map_params
 from tiny import TINY, tiny_inputs
 
 peft = pytest.importorskip("peft")

@@ -57,6 +57,17 @@ def test_multilabel_prototypes_share_rows() -> None:
     assert prototypes(x, labels, rows_mask(3), 2).tolist() == [[1, 0, 0], [0.5, 0.5, 0]]
 
 
+def test_the_multilabel_prototype_head_has_zero_half_way() -> None:
+    x = torch.randn(9, 3, dtype=torch.float64) + 5
+    labels = (torch.arange(9)[:, None] % torch.tensor([2, 3]) == 0).double()
+    head = prototype_head(x, labels, rows_mask(9), 2)
+    for c in range(2):
+        near, far = x[labels[:, c] == 1].mean(0), x[labels[:, c] == 0].mean(0)
+        for share, sign in ((0.4, 1), (0.6, -1)):
+            score = ((1 - share) * near + share * far) @ head["weight"][c] + head["bias"][c]
+            assert score * sign > 0
+
+
 def head_of(tasks: int | None, classes: int, width: int) -> dict[str, Tensor]:
     lead = () if tasks is None else (tasks,)
     return {"weight": torch.randn(*lead, classes, width), "bias": torch.randn(*lead, classes)}

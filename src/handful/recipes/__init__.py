@@ -27,6 +27,7 @@ def recipes() -> dict[str, Callable[..., Any]]:
 
 def recipe(name: str) -> Callable[..., Any]:
     """The recipe called `name`, or `tune` with the method of that name. RequestError names the known ones."""
+    name = name.removeprefix("tune:")  # as artifacts call it
     if name in recipes():
         return recipes()[name]
     if name in methods():

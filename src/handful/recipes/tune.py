@@ -15,6 +15,7 @@ from handful.attach import Adapted, attach
 from handful.backbone import Backbone
 from handful.batches import Rows, concatenate, lengths, take_all
 from handful.cache import FeatureCache
+from handful.checkpoint import digest
 from handful.costs import count_flops, measured, peak_memory
 from handful.crossval import FINAL, Plan, judge
 from handful.features import frozen
@@ -56,6 +57,7 @@ def tune(
     """
     method = method or LoRA()
     spec = to_spec(method)
+    key = digest([spec, backbone.fingerprint, backbone.dtype])  # a checkpoint is of this model
     lr = RATES.get(spec["name"], 2e-3) if lr is None else lr
     with measured() as watch:
         adapted = attach(backbone, method)
@@ -82,11 +84,14 @@ def tune(
                     {f"final.{step}.{s}::{n}": p for s, own in _some(now, finals).items() for n, p in own.items()}
                 )
 
-        _, history = fit(
+        trained, history = fit(
             model, params, rows, LOSSES[tasks[0].kind],
             Schedule(steps=max(steps), lr=lr, batch_size=batch_size, warmup=0.1, weight_decay=0.01),
-            seed=seed, watch=look, checkpoint=checkpoint / "tune.safetensors" if checkpoint else None, memory=seen,
+            seed=seed, watch=look, checkpoint=checkpoint / f"{key[:16]}.safetensors" if checkpoint else None, memory=seen,
         )  # fmt: skip
+        for step in steps:
+            if step > len(history.losses):  # every member has stopped before
+                look(step, trained, [])
     artifacts = []
     for t, task in enumerate(tasks):
         nothing = np.full((len(task.examples), len(task.labels)), np.nan)
