@@ -255,8 +255,7 @@ def _manifest(path: Path) -> Manifest:
         if content.get("schema_version", SCHEMA) > SCHEMA:
             raise ArtifactError(
                 f"A fitted task was to be read from {path}.",
-                f"Its {MANIFEST} is of schema {content['schema_version']}, which a newer handful writes; this one reads "
-                f"{SCHEMA}.",
+                f"Its schema is {content['schema_version']}, which a newer handful writes; this one reads {SCHEMA}.",
                 "Upgrade handful.",
             )
         if not whole or written != _own_digest(content):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -14,7 +15,10 @@ from handful.batches import Rows, stack
 from handful.estimate import Estimate, estimate, log_losses, temperature
 from handful.types import Batch, Task
 
-FINAL = -1
+Member = tuple[int, tuple[int, ...]]
+"""A model to train: of which task, without which of its folds."""
+FINAL: tuple[int, ...] = ()
+"""Without none: the model of all rows."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +45,28 @@ class Plan:
         sizes = [len(task.examples) for task in tasks]
         return Plan(tasks, np.cumsum([0, *sizes])[:-1].tolist(), labels, folds)
 
-    def members(self, *, final: bool = True) -> list[tuple[int, int]]:
-        """`(task, fold)` of every model to train; the fold FINAL is the model of all rows."""
-        return [(t, f) for t, folds in enumerate(self.folds) for f in [*range(len(folds)), *([FINAL] if final else [])]]
+    def members(self) -> list[Member]:
+        """Every model that cross-validation trains: without each fold, the FINAL ones without none."""
+        return [(t, held) for t, folds in enumerate(self.folds) for held in [*((f,) for f in range(len(folds))), FINAL]]
 
-    def training(self, pool: Batch, members: Sequence[tuple[int, int]]) -> Rows:
+    def nested(self) -> list[Member]:
+        """Models without one fold, and without each pair of folds where a third remains to learn from.
+
+        A model without folds f and g says on g what may be chosen for f, from rows that f has taught nothing.
+        """
+        out: list[Member] = []
+        for t, folds in enumerate(self.folds):
+            out += [(t, (f,)) for f in range(len(folds))]
+            out += [(t, pair) for pair in combinations(range(len(folds)), 2) if len(folds) > 2]
+        return out
+
+    def training(self, pool: Batch, members: Sequence[Member]) -> Rows:
         """What each member learns from."""
-        return self._rows(pool, members, [self._kept(t, f) for t, f in members])
+        return self._rows(pool, members, [self._kept(*member) for member in members])
 
-    def held_out(self, pool: Batch, members: Sequence[tuple[int, int]]) -> Rows:
-        """What each member, a fold, is asked."""
-        return self._rows(pool, members, [np.asarray(self.folds[t][f]) for t, f in members])
+    def held_out(self, pool: Batch, members: Sequence[Member]) -> Rows:
+        """What each member that leaves folds out is asked: their rows."""
+        return self._rows(pool, members, [self._left(*member) for member in members])
 
     def fold_of_row(self, task: int) -> np.ndarray:
         """`[n]`: the fold in which a row of a task is held out, -1 for never."""
@@ -60,21 +75,29 @@ class Plan:
             out[rows] = f
         return out
 
-    def gather(self, members: Sequence[tuple[int, int]], scores: Tensor, task: int) -> np.ndarray:
-        """Out-of-fold scores `[n, C]` of one task from `scores [T, M, C]` of `held_out` rows; NaN if never held out."""
-        classes = len(self.tasks[task].labels)
-        out = np.full((len(self.tasks[task].examples), classes), np.nan)
-        for member, (t, f) in enumerate(members):
-            if t == task:
-                rows = self.folds[t][f]
-                out[rows] = scores[member, : len(rows), :classes].cpu().numpy()
+    def gather(self, members: Sequence[Member], scores: Tensor, task: int, without: int | None = None) -> np.ndarray:
+        """Out-of-fold scores `[n, C]` of one task from `scores [T, M, C]` of `held_out` rows; NaN where there is none.
+
+        `without` names a fold that none of the models behind them may have seen; it has none itself.
+        """
+        out = np.full((len(self.tasks[task].examples), len(self.tasks[task].labels)), np.nan)
+        fold = self.fold_of_row(task)
+        for member, (t, held) in enumerate(members):
+            if t == task and len(held) == (1 if without is None else 2) and (without is None or without in held):
+                rows = self._left(t, held)
+                own = scores[member, : len(rows), : out.shape[1]].cpu().numpy()
+                asked = fold[rows] != without if without is not None else np.full(len(rows), True)
+                out[rows[asked]] = own[asked]
         return out
 
-    def _kept(self, task: int, fold: int) -> np.ndarray:
-        rows = np.arange(len(self.tasks[task].examples))
-        return rows if fold == FINAL else np.setdiff1d(rows, self.folds[task][fold])
+    def _left(self, task: int, held: tuple[int, ...]) -> np.ndarray:
+        return np.concatenate([np.asarray(self.folds[task][f]) for f in held])
 
-    def _rows(self, pool: Batch, members: Sequence[tuple[int, int]], own: Sequence[np.ndarray]) -> Rows:
+    def _kept(self, task: int, held: tuple[int, ...]) -> np.ndarray:
+        rows = np.arange(len(self.tasks[task].examples))
+        return np.setdiff1d(rows, self._left(task, held)) if held else rows
+
+    def _rows(self, pool: Batch, members: Sequence[Member], own: Sequence[np.ndarray]) -> Rows:
         index = [(rows + self.offsets[t]).tolist() for (t, _), rows in zip(members, own, strict=True)]
         labels = [self.labels[t][torch.from_numpy(rows)] for (t, _), rows in zip(members, own, strict=True)]
         return stack(pool, index, labels, [len(self.tasks[t].labels) for t, _ in members])
@@ -101,22 +124,22 @@ EVIDENCE = 0.5
 """How much of the out-of-fold likelihood counts for a part of a mixture; its rows are not independent."""
 
 
-def judge(plan: Plan, task: int, scores: np.ndarray, *, seed: int) -> Verdict:
+def judge(plan: Plan, task: int, scores: np.ndarray, inner: Sequence[np.ndarray], *, seed: int) -> Verdict:
     """`scores [M, P, n, C]` of M choices of P parts each, the best liked first, NaN for rows never held out.
 
     Parts are brought to their best temperature and weighted by their likelihood; the choice is that of least
-    log-loss. The estimate uses for each fold what the other folds' rows decide, so that choosing flatters nobody.
-    With nothing held out the first part of the first choice is taken, and the estimate says that nothing is known.
+    log-loss. The estimate scores fold f with what `inner[f]`, the scores of models that never saw f, decides: choosing
+    on the outer scores themselves would flatter, since the models behind them learned from f. Without inner scores
+    (fewer than three folds) the first part of the first choice is taken, and nothing is chosen at all.
     """
     own, fold = plan.tasks[task], plan.fold_of_row(task)
     labels, held = plan.labels[task].numpy(), fold >= 0
-    known = np.nan_to_num(scores)
-    honest = np.zeros(known.shape[2:])
+    honest = np.zeros(scores.shape[2:])
     for f in range(len(plan.folds[task])):
-        mixture = _mix(known, labels, held & (fold != f), own)
-        honest[fold == f] = _mixed(known[mixture.choice], mixture.weights)[fold == f]
-    mixture = _mix(known, labels, held, own)
-    mixed = _mixed(known[mixture.choice], mixture.weights)
+        mixture = _mix(inner[f], labels, held & (fold != f), own) if inner else _first(scores)
+        honest[fold == f] = _mixed(scores[mixture.choice], mixture.weights)[fold == f]
+    mixture = _mix(scores, labels, held, own) if inner else _first(scores)
+    mixed = _mixed(scores[mixture.choice], mixture.weights)
     return Verdict(
         mixture=mixture,
         temperature=temperature(mixed[held], labels[held], own.kind) if held.any() else 1.0,
@@ -124,10 +147,12 @@ def judge(plan: Plan, task: int, scores: np.ndarray, *, seed: int) -> Verdict:
     )
 
 
+def _first(scores: np.ndarray) -> Mixture:
+    return Mixture(0, np.eye(1, scores.shape[1])[0])
+
+
 def _mix(scores: np.ndarray, labels: np.ndarray, rows: np.ndarray, task: Task) -> Mixture:
     """The mixture that `rows` ask for, of `scores [M, P, n, C]`."""
-    if not rows.any():
-        return Mixture(0, np.eye(1, scores.shape[1])[0])
     found = []
     for parts in scores[:, :, rows]:
         heat = np.array([temperature(part, labels[rows], task.kind) for part in parts])

@@ -73,11 +73,11 @@ class Sets:
 
 
 @dataclass(frozen=True)
-class Member:
-    """One head to train: of which task, without which fold, on which feature set, with which `C`, for how long."""
+class Head:
+    """One head to train: of which task, without which folds, on which feature set, with which `C`, for how long."""
 
     task: int
-    fold: int
+    held: tuple[int, ...]
     features: int
     c: float
     steps: int
@@ -86,23 +86,23 @@ class Member:
 def fit_heads(
     plan: Plan,
     sets: Sets,
-    members: Sequence[Member],
+    heads: Sequence[Head],
     *,
     watch: Watch | None = None,
     watch_every: int = 1,
     checkpoint: Path | None = None,
     memory: dict[str, Tensor] | None = None,
 ) -> Params:
-    """The heads of all members, params `[T, ...]`: logistic regression as scikit-learn's, started at the prototypes."""
-    rows = plan.training(sets.pool, [(member.task, member.fold) for member in members])
-    rows = sets.shifted(rows, [member.features for member in members])
+    """All heads, params `[T, ...]`: logistic regression as scikit-learn's, started at the prototypes."""
+    rows = plan.training(sets.pool, [(head.task, head.held) for head in heads])
+    rows = sets.shifted(rows, [head.features for head in heads])
     every = torch.arange(rows.index.shape[1], device=rows.index.device).expand_as(rows.index)
-    batch = rows.take(torch.arange(len(members)), every)
-    head = prototype_head(batch.inputs["features"], rows.labels, batch.row_mask, rows.class_mask.shape[1])
-    strength = [1 / (member.c * n) for member, n in zip(members, rows.counts().tolist(), strict=True)]
-    schedule = Schedule(steps=tuple(m.steps for m in members), lr=RATE, clip=None, l2=tuple(strength))
+    batch = rows.take(torch.arange(len(heads)), every)
+    start = prototype_head(batch.inputs["features"], rows.labels, batch.row_mask, rows.class_mask.shape[1])
+    strength = [1 / (head.c * n) for head, n in zip(heads, rows.counts().tolist(), strict=True)]
+    schedule = Schedule(steps=tuple(head.steps for head in heads), lr=RATE, clip=None, l2=tuple(strength))
     trained, _ = fit(
-        Classifier(None), {"head": head}, rows, LOSSES[plan.tasks[0].kind], schedule, seed=0, watch=watch,
+        Classifier(None), {"head": start}, rows, LOSSES[plan.tasks[0].kind], schedule, seed=0, watch=watch,
         watch_every=watch_every, checkpoint=checkpoint, memory=memory,
     )  # fmt: skip
     return trained
@@ -116,41 +116,47 @@ def cross_validate(
     *,
     watch: Watch | None = None,
     checkpoint: Path | None = None,
-) -> list[np.ndarray]:
-    """Out-of-fold scores `[M, P, n, C]` of every task in one fit: for each choice of `choices`, for each feature set.
+) -> list[tuple[np.ndarray, list[np.ndarray]]]:
+    """Nested cross-validation of every task in one fit: out-of-fold scores, and for each fold the inner ones.
 
-    A row that is never held out has NaN.
+    Scores are `[M, P, n, C]`: for each choice of `choices`, for each feature set; NaN where a row has none. A task of
+    fewer than three folds has no inner ones.
     """
-    folds = plan.members(final=False)
+    members = plan.nested()
     num_sets = len(sets.starts)
-    members = [Member(t, f, j, c, max(stops)) for c in cs for j in range(num_sets) for t, f in folds]
+    heads = [Head(t, held, j, c, max(stops)) for c in cs for j in range(num_sets) for t, held in members]
     seen: dict[str, Tensor] = {}
-    if folds:
-        held = plan.held_out(sets.pool, [(member.task, member.fold) for member in members])
-        held = sets.shifted(held, [member.features for member in members])
+    if members:
+        asked = plan.held_out(sets.pool, [(head.task, head.held) for head in heads])
+        asked = sets.shifted(asked, [head.features for head in heads])
 
         def look(step: int, params: Params, tasks: Sequence[int]) -> None:
             if step in stops:
-                seen[str(step)] = evaluate(Classifier(None), params, held)
+                seen[str(step)] = evaluate(Classifier(None), params, asked)
             if watch:
                 watch(step, params, tasks)
 
-        trained = fit_heads(
-            plan, sets, members, watch=look, watch_every=max(1, math.gcd(*stops)), checkpoint=checkpoint, memory=seen
-        )
+        every = max(1, math.gcd(*stops))
+        trained = fit_heads(plan, sets, heads, watch=look, watch_every=every, checkpoint=checkpoint, memory=seen)
         for stop in stops:
             if str(stop) not in seen:  # the prototypes themselves, or every member has stopped before
                 look(stop, trained, [])
-    found = []
-    for t, task in enumerate(plan.tasks):
-        nothing = np.full((len(task.examples), len(task.labels)), np.nan)
-        blocks = [slice(i * len(folds), (i + 1) * len(folds)) for i in range(len(cs) * num_sets)]
-        scores = [
-            [plan.gather(folds, seen[str(stop)][block], t) if folds else nothing for block in blocks] for stop in stops
-        ]
-        by_choice = np.stack([np.stack(own) for own in scores]).reshape(len(stops), len(cs), num_sets, *nothing.shape)
-        found.append(by_choice.swapaxes(0, 1).reshape(-1, num_sets, *nothing.shape))
-    return found
+    blocks = [slice(i * len(members), (i + 1) * len(members)) for i in range(len(cs) * num_sets)]
+
+    def scores(task: int, without: int | None) -> np.ndarray:
+        if not members:
+            own = plan.tasks[task]
+            return np.full((len(cs) * len(stops), num_sets, len(own.examples), len(own.labels)), np.nan)
+        found = np.stack(
+            [np.stack([plan.gather(members, seen[str(s)][b], task, without) for b in blocks]) for s in stops]
+        )
+        by_choice = found.reshape(len(stops), len(cs), num_sets, *found.shape[2:]).swapaxes(0, 1)
+        return by_choice.reshape(-1, num_sets, *found.shape[2:])
+
+    return [
+        (scores(t, None), [scores(t, f) for f in range(len(folds))] if len(folds) > 2 else [])
+        for t, folds in enumerate(plan.folds)
+    ]
 
 
 def choices(cs: Sequence[float], stops: Sequence[int]) -> list[tuple[float, int]]:
@@ -162,5 +168,5 @@ def final_heads(
     plan: Plan, sets: Sets, chosen: Sequence[tuple[float, int]], *, checkpoint: Path | None = None
 ) -> Params:
     """The heads of all tasks on all their rows, for each feature set: params `[P * T, ...]`, set by set."""
-    members = [Member(t, FINAL, j, c, steps) for j in range(len(sets.starts)) for t, (c, steps) in enumerate(chosen)]
-    return fit_heads(plan, sets, members, checkpoint=checkpoint)
+    heads = [Head(t, FINAL, j, c, steps) for j in range(len(sets.starts)) for t, (c, steps) in enumerate(chosen)]
+    return fit_heads(plan, sets, heads, checkpoint=checkpoint)

@@ -50,7 +50,8 @@ class Predictor:
         if examples and (examples[0].text_pair is not None) != self.artifact.text_pair:
             known, given = ("pairs of texts", "single texts")[:: 1 if self.artifact.text_pair else -1]
             raise DataError(
-                f"Texts were given to the task {self.artifact.task!r}.", f"It was fitted on {known}; these are {given}.",
+                f"Texts were given to the task {self.artifact.task!r}.",
+                f"It was fitted on {known}; these are {given}.",
                 "Name the columns with --text" + (" and --text-pair." if self.artifact.text_pair else "."),
             )  # fmt: skip
         parts = [

@@ -42,7 +42,7 @@ class Spec:
     marked: float = 0.0
     cs: Sequence[float] = (10.0,)
     stops: Sequence[int] = (100,)
-    num_folds: int = 8
+    num_folds: int = 5
 
 
 def fit_view_heads(
@@ -73,7 +73,7 @@ def fit_view_heads(
             watch=lambda step, _, __: progress("cross-validation", step / last),
             checkpoint=checkpoint / "crossval.safetensors" if checkpoint else None,
         )  # fmt: skip
-        verdicts = [judge(plan, t, scores, seed=seed) for t, scores in enumerate(found)]
+        verdicts = [judge(plan, t, scores, inner, seed=seed) for t, (scores, inner) in enumerate(found)]
         chosen = [choices(spec.cs, spec.stops)[verdict.mixture.choice] for verdict in verdicts]
         final = final_heads(
             plan, sets, chosen, checkpoint=checkpoint / "final.safetensors" if checkpoint else None
@@ -86,7 +86,7 @@ def fit_view_heads(
             member = j * len(tasks) + t
             heads.append((rotation[t].back(final["weight"][member, :classes]), final["bias"][member, :classes]))
         c, steps = chosen[t]
-        trained = len(plan.folds[t]) * len(spec.cs) * max(spec.stops) + steps
+        trained = sum(of == t for of, _ in plan.nested()) * len(spec.cs) * max(spec.stops) + steps
         artifacts.append(
             Artifact.of(
                 task,

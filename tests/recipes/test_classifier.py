@@ -71,7 +71,10 @@ def test_it_is_an_estimator(folder: str) -> None:
 def test_a_loaded_backbone_is_a_parameter_like_any() -> None:
     classifier = small()
     assert clone(classifier).backbone is classifier.backbone
-    assert copy.deepcopy(classifier.fit(*data(["a", "b"]))).predict(["abc"]).tolist() == classifier.predict(["abc"]).tolist()
+    assert (
+        copy.deepcopy(classifier.fit(*data(["a", "b"]))).predict(["abc"]).tolist()
+        == classifier.predict(["abc"]).tolist()
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +114,9 @@ def test_the_order_of_classes_does_not_follow_the_rows() -> None:
     first = small().fit(texts, labels)
     second = small().fit(texts[::-1], labels[::-1])
     assert first.classes_.tolist() == second.classes_.tolist() == ["a", "b", "c"]
-    assert np.abs(first.predict_proba(texts) - second.predict_proba(texts)).max() < 0.35  # other folds, other temperature
+    assert (
+        np.abs(first.predict_proba(texts) - second.predict_proba(texts)).max() < 0.35
+    )  # other folds, other temperature
     assert first.predict(texts).tolist() == second.predict(texts).tolist()
 
 
@@ -142,7 +147,7 @@ def test_check_estimator_where_it_applies(folder: str) -> None:
     for name in (
         "estimator_cloneable", "estimator_tags_renamed", "valid_tag_types", "estimator_repr", "no_attributes_set_in_init",
         "parameters_default_constructible", "get_params_invariance", "set_params",
-        "do_not_raise_errors_in_init_or_set_param", "mixin_order",
+        "do_not_raise_errors_in_init_or_set_params", "mixin_order",
     ):  # fmt: skip
         getattr(estimator_checks, f"check_{name}")("FewShotClassifier", FewShotClassifier(folder, "probe"))
 

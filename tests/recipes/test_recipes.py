@@ -74,7 +74,14 @@ def test_a_fitted_task_is_whole(tmp_path: Path, name: str) -> None:
     assert estimate.accuracy.value is not None
     assert estimate.accuracy.low <= estimate.accuracy.value <= estimate.accuracy.high
     cost = fitted.cost
-    for key in ("training_flops", "query_flops", "query_tokens", "trained_parameters", "backbone_parameters", "seconds"):
+    for key in (
+        "training_flops",
+        "query_flops",
+        "query_tokens",
+        "trained_parameters",
+        "backbone_parameters",
+        "seconds",
+    ):
         assert cost[key] > 0, key
     assert cost["trained_parameters"] >= sum(p.numel() for p in (fitted.head["weight"], fitted.head["bias"]))
     assert cost["backbone_parameters"] == tiny_text().num_parameters

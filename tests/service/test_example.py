@@ -17,7 +17,7 @@ def installed(place: Path) -> Path:
     """The toy package as pip would lay it out: its module, and its entry points in a dist-info folder."""
     project = tomllib.loads((EXAMPLES / "toy_plugin" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     place.mkdir()
-    (place / "toy_method.py").write_bytes((EXAMPLES / "toy_plugin" / "toy_method.py").read_bytes())
+    (place / "toy_shift.py").write_bytes((EXAMPLES / "toy_plugin" / "toy_shift.py").read_bytes())
     info = place / f"handful_toy-{project['version']}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
@@ -49,5 +49,5 @@ def test_the_toy_method_fits_and_comes_back(tmp_path: Path) -> None:
 
 
 def test_the_example_is_short() -> None:
-    files = (EXAMPLES / "toy_method.py", EXAMPLES / "toy_plugin" / "toy_method.py")
+    files = (EXAMPLES / "toy_method.py", EXAMPLES / "toy_plugin" / "toy_shift.py")
     assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 40

@@ -213,7 +213,9 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, value: float, w
     refused(save(artifact, tmp_path / "a"), "bias" if where == "head" else " l ", "not finite")
 
 
-@pytest.mark.parametrize("head", [{"weight": torch.zeros(3, 32), "bias": torch.zeros(4)}, {"weight": torch.zeros(4, 32)}])
+@pytest.mark.parametrize(
+    "head", [{"weight": torch.zeros(3, 32), "bias": torch.zeros(4)}, {"weight": torch.zeros(4, 32)}]
+)
 def test_a_head_of_another_shape_is_refused(tmp_path: Path, head: dict[str, Tensor]) -> None:
     refused(save(replace(made(None)[0], head=head), tmp_path / "a"), "its head has shapes")
 

@@ -137,7 +137,9 @@ def test_an_architecture_without_a_table_shows_the_table_to_write() -> None:
 def test_sentence_settings_are_read(folder: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(folder, tmp_path / "model"))
     (own / "1_Pooling").mkdir()
-    (own / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}')
+    (own / "1_Pooling" / "config.json").write_text(
+        '{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}'
+    )
     (own / "sentence_bert_config.json").write_text('{"max_seq_length": 17}')
     found = load(own)
     assert (found.pooling, found.max_length) == ("first", 17)
@@ -167,7 +169,9 @@ def test_the_fingerprint_is_the_same_in_another_process(folder: Path) -> None:
     assert done.stdout.strip() == tiny_text().fingerprint
 
 
-@pytest.mark.parametrize("options", [{"dtype": "floaty"}, {"dtype": "Tensor"}, {"device": "cuda:7"}, {"device": "moon"}])
+@pytest.mark.parametrize(
+    "options", [{"dtype": "floaty"}, {"dtype": "Tensor"}, {"device": "cuda:7"}, {"device": "moon"}]
+)
 def test_a_format_or_device_that_is_not_there(folder: Path, options: dict[str, str]) -> None:
     with pytest.raises(BackboneError) as caught:
         load(folder, **options)  # type: ignore[arg-type]

@@ -40,7 +40,9 @@ def test_every_row_exactly_once_and_within_the_budget(tasks: list[list[int]], bu
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=60))
 def test_padding_costs_less_than_the_passes_that_would_avoid_it(own: list[int]) -> None:
-    passes = [len(columns[0]) * max(own[i] for i in columns[0].tolist()) for _, columns in plan(torch.tensor([own]), 10_000)]
+    passes = [
+        len(columns[0]) * max(own[i] for i in columns[0].tolist()) for _, columns in plan(torch.tensor([own]), 10_000)
+    ]
     cost = sum(passes) + OVERHEAD * len(passes)
     assert cost <= len(own) * max(own) + OVERHEAD  # one batch, padded to the longest
     assert cost <= sum(own) + OVERHEAD * len(set(own))  # a batch for each length
@@ -118,5 +120,3 @@ def test_pools_are_joined_to_the_longest() -> None:
 
 def test_rows_without_tokens_count_one() -> None:
     assert lengths(Batch({"pixel_values": torch.zeros(3, 3, 4, 4)}, rows_mask(3))).tolist() == [1, 1, 1]
-
-

@@ -70,7 +70,9 @@ def test_it_is_kept_when_it_is_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("size", [0, 4000])
-def test_a_full_disk_costs_the_progress_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_a_full_disk_costs_the_progress_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     def full(_: object, file: Path, **__: object) -> None:
         Path(file).write_bytes(b"\0" * size)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -87,7 +89,11 @@ def test_the_digest_is_the_same_in_another_process() -> None:
     parts = "['x', 3, (1.5, None), torch.arange(4).half(), torch.zeros(0, 2), torch.ones(2, dtype=torch.bfloat16)]"
     code = f"import torch; from handful.checkpoint import digest; print(digest({parts}))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": "7"}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
     )
     assert done.stdout.strip() == digest(eval(parts))
 

@@ -62,7 +62,9 @@ def lora(dropout: float = 0.0) -> Classifier:
     return Classifier(attach(tiny_text(), LoRA(rank=2, dropout=dropout)), "mean", 4.0)
 
 
-def trained(tasks: Sequence[int], schedule: Schedule, *, dropout: float = 0.0, multi: bool = False, **options: Any) -> Any:
+def trained(
+    tasks: Sequence[int], schedule: Schedule, *, dropout: float = 0.0, multi: bool = False, **options: Any
+) -> Any:
     """Params and history of tasks trained together; per-task settings are picked from the schedule's tuples."""
     model = lora(dropout)
     own = {
@@ -89,7 +91,9 @@ def own_part(params: Params, place: int, task: int) -> dict[str, Tensor]:
 
 def same(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-5) -> None:
     for name, p in expected.items():
-        torch.testing.assert_close(got[name], p, rtol=tolerance, atol=tolerance, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            got[name], p, rtol=tolerance, atol=tolerance, msg=lambda text, n=name: f"{n}: {text}"
+        )
 
 
 VARIED = Schedule(
@@ -191,7 +195,14 @@ HEAD = Classifier(None)
 
 def test_training_is_plain_gradient_descent() -> None:
     rows, params = plain(1)
-    got, history = fit(HEAD, params, rows, cross_entropy, Schedule(steps=3, lr=0.5, optimizer="sgd", decay="constant", clip=None), seed=0)
+    got, history = fit(
+        HEAD,
+        params,
+        rows,
+        cross_entropy,
+        Schedule(steps=3, lr=0.5, optimizer="sgd", decay="constant", clip=None),
+        seed=0,
+    )
     w, b = params["head"]["weight"][0].clone(), params["head"]["bias"][0].clone()
     for step in range(3):
         w.requires_grad_(), b.requires_grad_()
@@ -245,9 +256,7 @@ def test_each_task_has_its_own_schedule() -> None:
 
 def test_clipping_is_each_tasks_own() -> None:
     width = math.sqrt(2 * 3 + 2)  # the constant gradient is one for each of 2 x 3 weights and 2 biases
-    found = moves(
-        Schedule(steps=1, lr=1.0, optimizer="sgd", clip=2.0), tasks=3, scale=(100.0, 1.0, 0.1)
-    )
+    found = moves(Schedule(steps=1, lr=1.0, optimizer="sgd", clip=2.0), tasks=3, scale=(100.0, 1.0, 0.1))
     expected = torch.tensor([2 / width, 2 / width, 0.1])
     torch.testing.assert_close(-found[0][:, 0], expected, rtol=1e-4, atol=1e-6)
 
@@ -286,9 +295,7 @@ def test_an_epoch_sees_every_row_equally_often() -> None:
         )  # fmt: skip
         seen: list[list[list[float]]] = []
 
-        def model(
-            params: Params, batch: Batch, noise: Any = None, into: list[list[list[float]]] = seen
-        ) -> Tensor:
+        def model(params: Params, batch: Batch, noise: Any = None, into: list[list[list[float]]] = seen) -> Tensor:
             own = batch.inputs["features"][..., 0]
             into.append([sorted(x[m].tolist()) for x, m in zip(own, batch.row_mask, strict=True)])
             return HEAD(params, batch)
@@ -387,7 +394,7 @@ def test_a_step_into_infinity_is_taken_back(steps: int) -> None:
     assert history.stopped == {1: "step 1 led out of the finite numbers and was not taken"}
     assert all(p.isfinite().all() for p in got["head"].values())
     assert torch.equal(got["head"]["weight"][1], params["head"]["weight"][1])
-    assert history.losses[: steps, 0].isfinite().all()
+    assert history.losses[:steps, 0].isfinite().all()
 
 
 def test_divergence_is_noticed_before_infinity() -> None:

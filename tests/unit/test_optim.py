@@ -103,12 +103,15 @@ def test_a_decay_for_each_task(name: Any) -> None:
 
 
 @given(
-    st.lists(st.lists(st.lists(st.integers(1, 4), max_size=3).map(tuple), min_size=1, max_size=3), min_size=1, max_size=3),
+    st.lists(
+        st.lists(st.lists(st.integers(1, 4), max_size=3).map(tuple), min_size=1, max_size=3), min_size=1, max_size=3
+    ),
     st.integers(1, 4),
 )
 def test_packing_and_unpacking(sites: list[list[tuple[int, ...]]], tasks: int) -> None:
     params = {
-        f"site.{i}": {f"p{j}": torch.randn(tasks, *shape) for j, shape in enumerate(shapes)} for i, shapes in enumerate(sites)
+        f"site.{i}": {f"p{j}": torch.randn(tasks, *shape) for j, shape in enumerate(shapes)}
+        for i, shapes in enumerate(sites)
     }
     layout = Layout.of(params)
     flat = layout.pack(params)
@@ -119,7 +122,11 @@ def test_packing_and_unpacking(sites: list[list[tuple[int, ...]]], tasks: int) -
         assert list(back[site]) == list(own)
         for name, p in own.items():
             assert torch.equal(back[site][name], p)
-    masks = [layout.mask(lambda site, name, s=site, n=name: (site, name) == (s, n)) for site in params for name in params[site]]
+    masks = [
+        layout.mask(lambda site, name, s=site, n=name: (site, name) == (s, n))
+        for site in params
+        for name in params[site]
+    ]
     assert (torch.stack(masks).sum(0) == 1).all()
     for own in layout.unpack(flat).values():
         for p in own.values():

@@ -10,7 +10,7 @@ from handful.backbone import Backbone
 from handful.types import Task
 from handful.viewheads import Spec, fit_view_heads
 
-SPEC = Spec(sets=({"pool:1": 1.0},), cs=(10.0, 1.0, 100.0))
+SPEC = Spec(sets=({"pool:1": 1.0},), cs=(10.0, 2.0), stops=(100, 40))
 
 
 def probe(tasks: Sequence[Task], backbone: Backbone, **options: Any) -> list[Artifact]:

@@ -1,4 +1,4 @@
-"""Tuning any method with a class head, all tasks and folds in one batch; cross-validation chooses the steps."""
+"""Tuning any method with a class head, all tasks and their folds in one batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,13 +26,13 @@ from handful.methods.lora import LoRA
 from handful.progress import Progress, silent
 from handful.prompts import encode, targets
 from handful.scoring import Classifier, prototype_head
-from handful.types import Batch, Params, Task
+from handful.types import Batch, Params, Task, task_params
 
 SCALE = 8.0
 """Length of the pooled states that the head reads: an inverse temperature for its cosine scores."""
 RATES = {"ia3": 2e-2, "bitfit": 5e-3, "layernorm": 5e-3, "prompt": 1e-2, "prefix": 1e-2}
 """AdamW's rate where it is not 2e-3; from the training sets of docs/results.md."""
-STOPS = (60, 20, 40)
+STEPS = 60
 
 
 def tune(
@@ -41,7 +40,7 @@ def tune(
     backbone: Backbone,
     *,
     method: Method | None = None,
-    steps: Sequence[int] = STOPS,
+    steps: int = STEPS,
     lr: float | None = None,
     batch_size: int = 16,
     num_folds: int = 4,
@@ -52,8 +51,8 @@ def tune(
 ) -> list[Artifact]:
     """Tunes `method` (LoRA by default) and a prototype-initialised head, tasks of one kind at once.
 
-    steps  the numbers of steps that cross-validation chooses between, the best liked first
-    seed   decides folds, initial parameters, order and dropout of every task alike
+    Nothing is chosen by cross-validation, so its folds estimate the accuracy of exactly what is handed over. `seed`
+    decides folds, initial parameters, order and dropout of every task alike.
     """
     method = method or LoRA()
     spec = to_spec(method)
@@ -70,42 +69,22 @@ def tune(
         params = adapted.init(seed)
         params = {s: {n: p.expand(len(members), *p.shape).clone() for n, p in own.items()} for s, own in params.items()}
         params["head"] = _prototypes(model, params, rows)
-        folds = [i for i, (_, fold) in enumerate(members) if fold != FINAL]
-        held = plan.held_out(pool, [members[i] for i in folds]) if folds else None
-        seen: dict[str, Tensor] = {}
-        finals = [i for i, (_, fold) in enumerate(members) if fold == FINAL]
-
-        def look(step: int, now: Params, _: Sequence[int]) -> None:
-            progress("tuning", step / max(steps))
-            if step in steps:
-                if held is not None:
-                    seen[f"scores.{step}"] = evaluate(model, _some(now, folds), held)
-                seen.update(
-                    {f"final.{step}.{s}::{n}": p for s, own in _some(now, finals).items() for n, p in own.items()}
-                )
-
         trained, history = fit(
             model, params, rows, LOSSES[tasks[0].kind],
-            Schedule(steps=max(steps), lr=lr, batch_size=batch_size, warmup=0.1, weight_decay=0.01),
-            seed=seed, watch=look, checkpoint=checkpoint / f"{key[:16]}.safetensors" if checkpoint else None, memory=seen,
+            Schedule(steps=steps, lr=lr, batch_size=batch_size, warmup=0.1, weight_decay=0.01), seed=seed,
+            watch=lambda step, _, __: progress("tuning", step / steps),
+            checkpoint=checkpoint / f"{key[:16]}.safetensors" if checkpoint else None,
         )  # fmt: skip
-        for step in steps:
-            if step > len(history.losses):  # every member has stopped before
-                look(step, trained, [])
+        folds = [i for i, (_, held) in enumerate(members) if held != FINAL]
+        asked = [members[i] for i in folds]
+        scores = evaluate(model, _some(trained, folds), plan.held_out(pool, asked)) if folds else torch.empty(0)
     artifacts = []
     for t, task in enumerate(tasks):
-        nothing = np.full((len(task.examples), len(task.labels)), np.nan)
-        each = [
-            plan.gather([members[i] for i in folds], seen[f"scores.{step}"], t) if plan.folds[t] else nothing
-            for step in steps
-        ]
-        verdict = judge(plan, t, np.stack(each)[:, None], seed=seed)
-        chosen = steps[verdict.mixture.choice]
-        final = _unflatten(seen, f"final.{chosen}.", t)
+        verdict = judge(plan, t, plan.gather(asked, scores, t)[None, None], [], seed=seed)
+        member = members.index((t, FINAL))
+        final = task_params(trained, member)
         head = {name: p[: len(task.labels)] for name, p in final.pop("head").items()}
-        notes = [f"chosen by cross-validation: {chosen} of {max(steps)} steps"]
-        if finals[t] in history.stopped:
-            notes.append(f"training stopped: {history.stopped[finals[t]]}")
+        notes = [f"training stopped: {history.stopped[member]}"] if member in history.stopped else []
         artifacts.append(
             Artifact.of(
                 task,
@@ -116,11 +95,9 @@ def tune(
                 params=final,
                 features={"kind": "pooled", "pooling": backbone.pooling, "scale": SCALE},
                 head=head,
-                temperature=verdict.temperature / float(verdict.mixture.weights[0]),
+                temperature=verdict.temperature,
                 estimate=verdict.estimate.to_dict(),
-                cost=_cost(
-                    model, final | {"head": head}, pool, plan.offsets[t], len(task.examples), batch_size, max(steps)
-                )
+                cost=_cost(model, final | {"head": head}, pool, plan.offsets[t], len(task.examples), batch_size, steps)
                 | {"seconds": round(watch.seconds / len(tasks), 3), "peak_memory_bytes": peak_memory(backbone.device)},
                 seed=seed,
                 notes=tuple(notes),
@@ -183,12 +160,3 @@ def _cost(
 
 def _some(params: Params, members: Sequence[int]) -> Params:
     return {site: {name: p[list(members)] for name, p in own.items()} for site, own in params.items()}
-
-
-def _unflatten(seen: dict[str, Tensor], prefix: str, task: int) -> Params:
-    params: Params = {}
-    for key, value in seen.items():
-        if key.startswith(prefix):
-            site, name = key.removeprefix(prefix).rsplit("::", 1)
-            params.setdefault(site, {})[name] = value[task].clone()
-    return params
