@@ -117,11 +117,14 @@ def load(
     print_ = _cached_fingerprint(Path(source), model)
     target = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype or torch.float32
     try:
+        if not isinstance(target, torch.dtype):
+            raise TypeError(f"{dtype} is no number format")
         model = model.to(device=device, dtype=target)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise BackboneError(
             f"The backbone {name!r} was asked for in {dtype or 'float32'} on {device}.",
-            f"It says: {str(error).splitlines()[0]}", "Use another --dtype or --device.",
+            f"torch says: {str(error).splitlines()[0].rstrip('.:')}.",
+            "Use a --dtype such as bfloat16 and a --device such as cuda, where there is one.",
         ) from error  # fmt: skip
     return from_model(model, tokenizer, id=name, folder=source, fingerprint=print_)
 
@@ -237,12 +240,12 @@ def _packaged(alias: str) -> Callable[[], str]:
 
 
 def _not_found(name: str, error: Exception) -> BackboneError:
-    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0") else ""
+    path = name.startswith((".", "/", "~")) and not os.path.exists(name)
+    reason = "there is no such folder" if path else str(error).splitlines()[0].rstrip(".")
     return BackboneError(
         f"The backbone {name!r} was asked for.",
-        f"It is no alias ({', '.join(aliases())}), and loading it as a folder or hub id failed"
-        + (" (HF_HUB_OFFLINE is set)" if offline else "")
-        + f": {str(error).splitlines()[0]}",
+        f"It is no alias ({', '.join(aliases())}), and loading it as a folder or hub id failed{offline}: {reason}.",
         "Check the spelling and the network, or give a local folder written by save_pretrained.",
     )
 

@@ -127,5 +127,6 @@ def _sealed(tensor: Tensor) -> bytes:
 
 def _unsealed(value: object) -> Tensor | None:
     """The tensor, or None for a damaged row."""
-    whole = isinstance(value, bytes) and zlib.crc32(value[4:]) == int.from_bytes(value[:4], "big") and len(value) > 4
-    return from_bytes(value[4:])["x"] if whole else None
+    if not isinstance(value, bytes) or len(value) <= 4 or zlib.crc32(value[4:]) != int.from_bytes(value[:4], "big"):
+        return None
+    return from_bytes(value[4:])["x"]

@@ -107,7 +107,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the backbone, which is found again by its name."""
-        state: dict[str, Any] = super().__getstate__()
+        state: Any = super().__getstate__()
         return {name: value for name, value in state.items() if name != "_predictor"}
 
     def __sklearn_tags__(self) -> Any:

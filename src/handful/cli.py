@@ -164,6 +164,8 @@ def main() -> NoReturn:
     warnings.simplefilter("always", HandfulWarning)
     try:
         status = app(standalone_mode=False) or 0
+        if status == 130:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except HandfulError as error:
         status = _fail(error, error.exit_status)
     except KeyboardInterrupt:

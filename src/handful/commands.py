@@ -129,7 +129,7 @@ def evaluate(
 def info(what: str, *, as_json: bool) -> None:
     """`handful info`."""
     quiet_libraries()
-    if (Path(what) / artifacts.MANIFEST).is_file():
+    if Path(what).is_dir() and not (Path(what) / "config.json").is_file():
         fitted = artifacts.load(what)
         fields = {
             "task": fitted.task, "kind": fitted.kind, "classes": list(fitted.labels), "recipe": fitted.recipe,

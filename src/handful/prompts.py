@@ -67,8 +67,7 @@ def encode(
     cut = sum(bool(own.overflowing) for own in encoded.encodings or ())
     if cut:
         warnings.warn(
-            f"{cut} of {len(examples)} texts are longer than the {backbone.max_length} tokens that {backbone.id} reads "
-            "and were cut there.",
+            f"Cut {cut} of {len(examples)} texts to the {backbone.max_length} tokens that {backbone.id} reads.",
             HandfulWarning,
             stacklevel=2,
         )
@@ -109,4 +108,4 @@ def targets(task: Task) -> Tensor:
             f"One label a row was looked for in {task.name}.", f"Row {wrong + 1} has {len(groups[wrong])}.",
             "Give every row one label, or fit a multi-label task.",
         )  # fmt: skip
-    return torch.tensor([position[label] for (label,) in groups])
+    return torch.tensor([position[own[0]] for own in groups])

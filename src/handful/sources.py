@@ -23,7 +23,7 @@ from handful.tables import LISTS, Table, counted, fail, kind_of, quoted, read_ta
 from handful.types import Example, Label, Task
 
 MAX_CHARS = 100_000
-"""Longer texts are cut to this many characters, with one warning."""
+"""Longer texts are cut to this many characters, far more than any backbone reads; `prompts.encode` says what is cut."""
 
 _TEXT = (
     "text, text_a, sentence1, premise, question1, question, sentence, query, utterance, content, message, body, "
@@ -66,7 +66,7 @@ def load(
     Columns that are not given are found by name, whatever their case. A second text is looked for only when `text`
     is not given. `split` counts for hub data sets only. With `multilabel_separator` a cell such as `a;b` holds
     several labels, and an empty cell none. With `labelled=False` labels are not read and the task has no classes.
-    Raises DataError; warns (HandfulWarning) of cut texts, classes with one example, texts with conflicting labels.
+    Raises DataError; warns (HandfulWarning) of classes with one example, texts with conflicting labels.
     """
     table = read_table(source, split)
     columns = find_columns(table, text, text_pair, label, labelled)
@@ -171,18 +171,12 @@ def _given(texts: Iterable[Any]) -> tuple[Table, Columns]:
 
 
 def _examples(table: Table, columns: Columns) -> list[Example]:
-    cells, cut = list[list[str]](), set[int]()
+    cells = list[list[str]]()
     for column in (columns.text, columns.text_pair) if columns.text_pair is not None else (columns.text,):
         values = [row.get(column) for row in table.rows]
-        for i, value in enumerate(values):
-            if isinstance(value, str) and len(value) > MAX_CHARS:
-                values[i] = value[:MAX_CHARS]
-                cut.add(i)
+        values = [value[:MAX_CHARS] if isinstance(value, str) else value for value in values]
         _refuse(table, column, "text", [_problem(value, "text") for value in values])
         cells.append([str(value) for value in values])
-    if cut:
-        which = f"{counted(len(cut), 'example')} of {table.source} to {MAX_CHARS:,} characters"
-        _warn(f"Cut the text of {which}, first in {table.at([min(cut)])}.")
     return [Example(*texts) for texts in zip(*cells, strict=True)]
 
 

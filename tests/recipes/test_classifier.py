@@ -145,7 +145,8 @@ def test_check_estimator_where_it_applies(folder: str) -> None:
         results = check_estimator(FewShotClassifier(folder, "probe"), on_fail=None)
     assert {result["check_name"]: result["status"] for result in results} == {"check_estimator_cloneable": "passed"}
     for name in (
-        "estimator_cloneable", "estimator_tags_renamed", "valid_tag_types", "estimator_repr", "no_attributes_set_in_init",
+        "estimator_cloneable", "estimator_tags_renamed", "valid_tag_types", "estimator_repr",
+        "no_attributes_set_in_init",
         "parameters_default_constructible", "get_params_invariance", "set_params",
         "do_not_raise_errors_in_init_or_set_params", "mixin_order",
     ):  # fmt: skip
@@ -208,7 +209,7 @@ def test_saved_and_loaded(tmp_path: Path, folder: str, recipe: str) -> None:
     other = build("bert", TINY["bert"].args[1], seed=1)  # type: ignore[attr-defined]
     other.save_pretrained(tmp_path / "other")
     tiny_text().tokenizer.save_pretrained(tmp_path / "other")  # type: ignore[union-attr]
-    with pytest.raises(ArtifactError, match="These weights|these weights"):
+    with pytest.raises(ArtifactError, match="these weights"):
         FewShotClassifier.load(tmp_path / "task", backbone=str(tmp_path / "other"))
 
 

@@ -46,7 +46,7 @@ def run(name: str, tasks: Sequence[Task], **options: Any) -> list[Artifact]:
     """A recipe, or a method tuned for a few steps, on the tiny backbone."""
     if name in HEADS:
         return recipe(name)(tasks, tiny_text(), **options)
-    return tune(tasks, tiny_text(), method=TUNED[name], steps=(6, 3), num_folds=3, lr=5e-3, **options)
+    return tune(tasks, tiny_text(), method=TUNED[name], steps=6, num_folds=3, lr=5e-3, **options)
 
 
 def probabilities(artifact: Artifact, texts: Sequence[Example]) -> np.ndarray:
@@ -226,8 +226,8 @@ def test_long_texts_are_cut_with_one_warning() -> None:
     for name in ("default", "lora"):
         with pytest.warns(HandfulWarning) as said:
             run(name, [replace(task, examples=rows)])
-        assert [str(each.message) for each in said if "cut" in str(each.message)] == [
-            "2 of 10 texts are longer than the 64 tokens that tiny reads and were cut there."
+        assert [str(each.message) for each in said if "Cut" in str(each.message)] == [
+            "Cut 2 of 10 texts to the 64 tokens that tiny reads."
         ]
 
 
@@ -252,7 +252,7 @@ def test_a_fit_is_continued_where_it_was(tmp_path: Path) -> None:
 
 def test_progress_of_another_method_is_not_continued(tmp_path: Path) -> None:
     """The same shapes, the same initial values, another method."""
-    task, options = tiny_task(2, 4), {"steps": (4,), "num_folds": 2}
+    task, options = tiny_task(2, 4), {"steps": 4, "num_folds": 2}
     for method in (LoRA(rank=2), LoRA(rank=2, alpha=1.0)):
         (kept,) = tune([task], tiny_text(), method=method, checkpoint=tmp_path / "progress", **options)  # type: ignore[arg-type]
         (plain,) = tune([task], tiny_text(), method=method, **options)  # type: ignore[arg-type]
@@ -261,7 +261,7 @@ def test_progress_of_another_method_is_not_continued(tmp_path: Path) -> None:
 
 def test_a_diverging_fit_keeps_what_is_good() -> None:
     task = tiny_task(2, 4)
-    (fitted,) = tune([task], tiny_text(), method=LoRA(rank=2), steps=(4,), lr=1e38, num_folds=2)
+    (fitted,) = tune([task], tiny_text(), method=LoRA(rank=2), steps=4, lr=1e38, num_folds=2)
     assert all(p.isfinite().all() for own in fitted.params.values() for p in own.values())
     assert any("training stopped" in note for note in fitted.notes)
     assert np.isfinite(probabilities(fitted, ASKED)).all()
@@ -276,7 +276,7 @@ def test_names() -> None:
         assert word in str(caught.value)
 
 
-# -- with real weights ---------------------------------------------------------------------------------------------------
+# -- with real weights -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +308,6 @@ def test_real_topics_are_learned(topics: Any, minilm: Any, tmp_path: Path, name:
 
 
 def test_lora_learns_real_topics(topics: Any, minilm: Any) -> None:
-    (fitted,) = tune([topics.support], minilm, method=OnLayers(method=LoRA(rank=4), start=-2), steps=(10,), num_folds=2)
+    (fitted,) = tune([topics.support], minilm, method=OnLayers(method=LoRA(rank=4), start=-2), steps=10, num_folds=2)
     found = Predictor(fitted, minilm).scores(topics.query.examples).logits.argmax(1)
     assert (found == targets(topics.query)).float().mean() > 0.5

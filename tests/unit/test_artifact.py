@@ -29,7 +29,6 @@ from handful.methods.combine import OnLayers, union
 from handful.methods.ia3 import IA3
 from handful.methods.lora import LoRA
 from handful.methods.prefix import PrefixTuning
-from handful.methods.prompt import PromptTuning
 from handful.predictor import Predictor
 from handful.types import Batch, Example
 from tiny import TINY, build, tiny_inputs
@@ -68,10 +67,7 @@ def made(method: Method | None, backbone: Backbone | None = None, **changes: Any
 
 
 def identical(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(
-        p.dtype == other[n].dtype and p.shape == other[n].shape and p.contiguous().view(torch.uint8).equal(other[n].contiguous().view(torch.uint8))
-        for n, p in one.items()
-    )  # fmt: skip
+    return one.keys() == other.keys() and all(p.dtype == other[n].dtype and p.equal(other[n]) for n, p in one.items())
 
 
 def equal(one: Artifact, other: Artifact) -> None:
@@ -189,8 +185,8 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a newer schema": (lambda content: content.update(schema_version=2), "schema 2, which a newer handful writes"),
     "an unknown field": (lambda content: content.update(surprise=1), "handful.json is not what it should be"),
     "a missing field": (lambda content: content.pop("labels"), "handful.json is not what it should be"),
-    "a field of another type": (lambda content: content.update(temperature="hot"), "handful.json is not what it should"),
-    "a temperature of zero": (lambda content: content.update(temperature=0), "handful.json is not what it should"),
+    "a field of another type": (lambda content: content.update(temperature="hot"), "handful.json is not what"),
+    "a temperature of zero": (lambda content: content.update(temperature=0), "handful.json is not what"),
     "an unknown method": (lambda content: content["method"].update(name="magic"), "its method cannot be made here"),
     "a site too many": (lambda content: content["sites"].append({"name": "x", "role": "y", "layer": 0}), "its method"),
     "a label too few": (lambda content: content["labels"].pop(), "3 labels"),
@@ -237,7 +233,7 @@ def test_a_folder_that_is_no_artifact_is_refused(folder: Path, path: str) -> Non
     assert "handful fit --out" in str(caught.value)
 
 
-# -- saving over an older one --------------------------------------------------------------------------------------------
+# -- saving over an older one ------------------------------------------------------------------------------------------
 
 
 def newer() -> Artifact:
@@ -366,7 +362,7 @@ def test_the_present_folder_and_links_are_places_too(tmp_path: Path, monkeypatch
     assert load(tmp_path / "new" / "deep" / "folder").task == "newer"
 
 
-# -- PEFT reads it -------------------------------------------------------------------------------------------------------
+# -- PEFT reads it -----------------------------------------------------------------------------------------------------
 
 PEFT_READS = [
     (architecture, name)

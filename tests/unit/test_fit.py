@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -177,7 +178,7 @@ def test_classes_that_only_pad_get_no_gradient() -> None:
         assert (params["head"]["bias"][0, 2:] == 0).all()
 
 
-# -- heads on plain features, where everything can be written down ------------------------------------------------------
+# -- heads on plain features, where everything can be written down -----------------------------------------------------
 
 
 def plain(tasks: int = 2, rows: int = 4, classes: int = 2, width: int = 3) -> tuple[Rows, Params]:
@@ -231,7 +232,7 @@ def moves(schedule: Schedule, tasks: int = 1, steps: int = 10, scale: Sequence[f
         seen.append(now["head"]["weight"].clone())
 
     fit(HEAD, params, rows, lambda x, y: factor * linear_loss(x, y), schedule, seed=0, watch=watch)
-    return [(after - before).flatten(1) for before, after in zip(seen, seen[1:], strict=False)]
+    return [(after - before).flatten(1) for before, after in itertools.pairwise(seen)]
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.25, 0.3, 1.0])
@@ -313,11 +314,11 @@ def test_an_epoch_sees_every_row_equally_often() -> None:
         assert batch_size >= 7 or len(orders) > 1
 
 
-# -- what goes wrong -----------------------------------------------------------------------------------------------------
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 
 class Poisoned:
-    """A model whose scores of one task are NaN after some steps; `params["task"]["number"]` says which task is which."""
+    """A model whose scores of one task are NaN after some steps; `params["task"]["number"]` is its number."""
 
     def __init__(self, model: Classifier, after: int, task: int) -> None:
         self.model, self.after, self.task, self.step = model, after, task, 0

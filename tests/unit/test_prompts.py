@@ -69,11 +69,9 @@ def test_a_text_that_just_fits_is_not_called_cut() -> None:
 def test_long_texts_are_cut_with_one_warning() -> None:
     with pytest.warns(HandfulWarning) as said:
         batch = encode(tiny_text(), [Example("a " * 63), Example("b"), Example("c " * 500, None)])
-    assert [str(each.message) for each in said] == [
-        "2 of 3 texts are longer than the 64 tokens that tiny reads and were cut there."
-    ]
+    assert [str(each.message) for each in said] == ["Cut 2 of 3 texts to the 64 tokens that tiny reads."]
     assert batch.inputs["input_ids"].shape == (3, 64)
-    with pytest.warns(HandfulWarning, match="1 of 1 texts"):
+    with pytest.warns(HandfulWarning, match="Cut 1 of 1 texts"):
         encode(tiny_text(), [Example("a " * 40, "b " * 40)])
 
 
