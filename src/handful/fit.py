@@ -130,8 +130,9 @@ def predict(model: Model, params: Params, pool: Batch, *, budget: int = 4 * TOKE
     n = pool.row_mask.shape[0]
     one = {site: {name: p[None] for name, p in own.items()} for site, own in params.items()}
     classes = one["head"]["weight"].shape[1]
-    index = torch.arange(n)[None]
-    rows = Rows(pool, index, torch.zeros_like(index), torch.ones(1, classes, dtype=torch.bool))
+    device = pool.row_mask.device
+    index = torch.arange(n, device=device)[None]
+    rows = Rows(pool, index, torch.zeros_like(index), torch.ones(1, classes, dtype=torch.bool, device=device))
     return evaluate(model, one, rows, budget=budget)[0]
 
 

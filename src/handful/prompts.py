@@ -108,4 +108,4 @@ def targets(task: Task) -> Tensor:
             f"One label a row was looked for in {task.name}.", f"Row {wrong + 1} has {len(groups[wrong])}.",
             "Give every row one label, or fit a multi-label task.",
         )  # fmt: skip
-    return torch.tensor([position[own[0]] for own in groups])
+    return torch.tensor([position[label] for own in groups for label in own])

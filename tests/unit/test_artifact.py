@@ -182,7 +182,7 @@ def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "a newer schema": (lambda content: content.update(schema_version=2), "schema 2, which a newer handful writes"),
+    "a newer schema": (lambda content: content.update(schema_version=2), "2, which a newer handful writes"),
     "an unknown field": (lambda content: content.update(surprise=1), "handful.json is not what it should be"),
     "a missing field": (lambda content: content.pop("labels"), "handful.json is not what it should be"),
     "a field of another type": (lambda content: content.update(temperature="hot"), "handful.json is not what"),
