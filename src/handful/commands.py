@@ -190,12 +190,13 @@ def show_fit(fitted: Artifact, summary: Mapping[str, Any]) -> None:
     if fitted.estimate:
         show_measures(fitted.estimate)
     cost, size = fitted.cost, summary["bytes_on_disk"]
-    share = cost["trained_parameters"] / cost["backbone_parameters"]
     table = Table(box=None, show_header=False)
-    table.add_row("seconds", f"{cost['seconds']:.1f}")
-    table.add_row("parameters", f"{cost['trained_parameters']:,} ({share:.2%} of the backbone)")
+    if cost:  # a plug-in's recipe may not say
+        share = cost["trained_parameters"] / cost["backbone_parameters"]
+        table.add_row("seconds", f"{cost['seconds']:.1f}")
+        table.add_row("parameters", f"{cost['trained_parameters']:,} ({share:.2%} of the backbone)")
+        table.add_row("per query", f"{cost['query_flops'] / 1e9:.2f} GFLOP at {cost['query_tokens']} tokens")
     table.add_row("on disk", f"{size / 1000:.0f} kB in {summary['out']}")
-    table.add_row("per query", f"{cost['query_flops'] / 1e9:.2f} GFLOP at {cost['query_tokens']} tokens")
     for note in fitted.notes:
         table.add_row("note", note)
     out_console.print(table)
