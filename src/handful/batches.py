@@ -14,7 +14,7 @@ from handful.types import Batch
 
 TOKEN_BUDGET = 2048
 """Tokens of one forward pass on a CPU; more does not run faster there and only holds memory (benchmarks/README.md)."""
-OVERHEAD = 64
+OVERHEAD = 32
 """What starting one more forward pass costs, in tokens."""
 
 
