@@ -22,6 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Text = Annotated[Optional[str], typer.Option(help="Column of the text; found by its name if not given.")]  # noqa: UP045
 Pair = Annotated[Optional[str], typer.Option("--text-pair", help="Column of the second text of a pair.")]  # noqa: UP045
 Label = Annotated[Optional[str], typer.Option(help="Column of the label.")]  # noqa: UP045
+Separator = Annotated[Optional[str], typer.Option(help="Several labels a row, separated by this.")]  # noqa: UP045
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]
 
 
@@ -49,9 +50,7 @@ def fit(
     text: Text = None,
     text_pair: Pair = None,
     label: Label = None,
-    multilabel_separator: Annotated[
-        Optional[str], typer.Option(help="Several labels a row, separated by this.")  # noqa: UP045
-    ] = None,
+    multilabel_separator: Separator = None,
     backbone: Annotated[str, typer.Option(help="Alias, hub id or folder.")] = "minilm",
     recipe: Annotated[str, typer.Option(help="See `handful recipes`.")] = "default",
     template: Annotated[Optional[str], typer.Option(help="Text with {text} and {text_pair}.")] = None,  # noqa: UP045
@@ -98,9 +97,7 @@ def evaluate(
     text: Text = None,
     text_pair: Pair = None,
     label: Label = None,
-    multilabel_separator: Annotated[
-        Optional[str], typer.Option(help="Several labels a row, separated by this.")  # noqa: UP045
-    ] = None,
+    multilabel_separator: Separator = None,
     backbone: Annotated[Optional[str], typer.Option(help="Where the task's backbone is now.")] = None,  # noqa: UP045
     device: Device = "cpu",
     as_json: Json = False,
