@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from benchmarks.timing import Figure, Report
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("step", "memory", "cached", "lengths", "many_tasks", "bf16", "startup", "default_fit", "vmap", "grid")
+NAMES = ("step", "memory", "cached", "lengths", "many_tasks", "bf16", "startup", "default_fit", "vmap", "grid", "scale")
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scikit-learn")
 
 
