@@ -7,9 +7,9 @@ from benchmarks.subjects import Peer, minilm, peft_lora, random_labels, random_r
 from benchmarks.timing import Report, compared, interleave
 
 from handful.attach import Adapted, attach
-from handful.methods.combine import OnLayers
 from handful.methods.ladder import LadderSide
 from handful.methods.lora import LoRA
+from handful.methods.variants import OnLayers
 from handful.scoring import Classifier
 from handful.types import Batch
 

@@ -24,7 +24,20 @@ if TYPE_CHECKING:
     from benchmarks.timing import Figure, Report
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("step", "memory", "cached", "lengths", "many_tasks", "bf16", "startup", "default_fit", "vmap", "grid", "scale")
+NAMES = (
+    "step",
+    "memory",
+    "cached",
+    "lengths",
+    "many_tasks",
+    "bf16",
+    "startup",
+    "default_fit",
+    "vmap",
+    "grid",
+    "scale",
+    "shelf",
+)
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scikit-learn")
 
 

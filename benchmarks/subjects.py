@@ -134,6 +134,7 @@ class Peer:
     def step(self, inputs: Mapping[str, Tensor], labels: Tensor) -> None:
         hidden = self.model(**inputs).last_hidden_state
         mask = inputs["attention_mask"][..., None].to(hidden.dtype)
+        hidden = hidden[:, -mask.shape[1] :]  # without virtual tokens
         logits = self.head((hidden * mask).sum(1) / mask.sum(1))
         self.optimizer.zero_grad()
         F.cross_entropy(logits, labels).backward()

@@ -23,10 +23,16 @@ SIZES: dict[str, dict[str, Any]] = {
     "houlsby": {"width": 4},
     "pfeiffer": {"width": 4},
     "parallel": {"width": 4},
-    "kronecker": {"order": 4, "width": 8},
+    "compacter": {"order": 4, "width": 8},
+    "compacter++": {"order": 4, "width": 8},
+    "phm": {"order": 4, "width": 8},
+    "lowrank": {"rank": 2, "width": 6},
     "prompt": {"num_tokens": 3},
     "prefix": {"num_tokens": 3},
+    "hyperformer": {"reduction": 8, "embedding": 3, "projected": 4, "hidden": 5},
+    "hyperformer_pp": {"reduction": 8, "embedding": 3, "projected": 4, "hidden": 5},
     "ladder": {"reduction": 4},
+    "said": {"dimension": 200},
 }
 """Options that fit the tiny model's widths."""
 
@@ -102,7 +108,7 @@ def random_params(params: Params, seed: int = 0, scale: float = 0.2) -> Params:
     generator = torch.Generator().manual_seed(seed)
 
     def moved(p: Tensor) -> Tensor:
-        return p + scale * torch.randn(p.shape, generator=generator).to(p)
+        return p + scale * torch.randn(p.shape, generator=generator).to(p) if p.is_floating_point() else p
 
     return {site: {name: moved(p) for name, p in own.items()} for site, own in params.items()}
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from handful.fit import evaluate, fit
     from handful.methods import method
     from handful.methods.base import Method
-    from handful.methods.combine import OnLayers, union
+    from handful.methods.combine import union
+    from handful.methods.variants import OnLayers
     from handful.types import Batch, Episode, Example, Site, Task
 
 __version__ = "0.1.0"
@@ -41,7 +42,7 @@ _PUBLIC = {
     "method": "handful.methods:method",
     "methods": "handful.methods:",
     "union": "handful.methods.combine:union",
-    "OnLayers": "handful.methods.combine:OnLayers",
+    "OnLayers": "handful.methods.variants:OnLayers",
     "recipes": "handful.recipes:",
     "Batch": "handful.types:Batch",
     "Episode": "handful.types:Episode",

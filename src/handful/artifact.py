@@ -31,7 +31,7 @@ from handful.card import model_card
 from handful.errors import ArtifactError, MethodError
 from handful.methods import from_spec
 from handful.peft_format import from_peft, to_peft
-from handful.types import Params, Task, TaskKind
+from handful.types import Params, Task, TaskKind, split_id
 
 SCHEMA = 1
 MANIFEST = "handful.json"
@@ -196,7 +196,7 @@ def size_on_disk(folder: str | os.PathLike[str]) -> int:
 def _write(artifact: Artifact, folder: Path) -> None:
     _save_tensors(artifact.head, folder / "head.safetensors")
     if artifact.method is not None:
-        config, tensors = to_peft(artifact.method, artifact.params, artifact.sites, artifact.backbone)
+        config, tensors = to_peft(artifact.method, artifact.params, artifact.sites, split_id(artifact.backbone)[0])
         _save_tensors(tensors, folder / "adapter_model.safetensors")
         _dump(config, folder / "adapter_config.json")
     (folder / "README.md").write_text(model_card(artifact), encoding="utf-8")

@@ -38,7 +38,7 @@ from handful.insertions import (
 )
 from handful.methods.base import Method
 from handful.sites import find_places, lowest_block, resolve, towers
-from handful.types import Batch, Params, Site, map_params, stack_params
+from handful.types import Batch, Params, Site, cast_params, map_params, stack_params
 
 if TYPE_CHECKING:
     from handful.noise import Noise
@@ -93,17 +93,17 @@ class Adapted:
         if shared := self.method.shared(self.sites, generator):
             params["shared"] = shared
         dtype = torch.promote_types(self.backbone.dtype, torch.float32)
-        return map_params(lambda p: p.to(device=self.backbone.device, dtype=dtype), params)
+        return cast_params(params, device=self.backbone.device, dtype=dtype)
 
     def num_parameters(self) -> int:
         """Trained parameters of one task, without a head."""
-        return sum(p.numel() for site in self.init(0).values() for p in site.values())
+        return sum(p.numel() for site in self.init(0).values() for p in site.values() if p.is_floating_point())
 
     def __call__(
         self, params: Params, batch: Batch, *, noise: Noise | None = None, second_order: bool = False
     ) -> States:
         """Hidden states `[T?, B, S, D]`; `params` and `batch` both have the task dimension or neither has."""
-        call = Call(self.method, self._in_backbone_dtype(params), batch, noise)
+        call = Call(self.method, cast_params(params, dtype=self.backbone.dtype), batch, noise)
         with self.backbone.lock:
             if self.beside:
                 hidden, mask = self._run_beside(call)
@@ -223,9 +223,6 @@ class Adapted:
             if self.checkpoint and torch.is_grad_enabled():
                 stack.enter_context(_recomputed(self._blocks[self.first_block :], inside))
             yield
-
-    def _in_backbone_dtype(self, params: Params) -> Params:
-        return map_params(lambda p: p.to(self.backbone.dtype), params)
 
 
 def attach(backbone: Backbone, method: Method, *, checkpoint: bool = False) -> Adapted:

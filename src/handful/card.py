@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from handful.types import split_id
+
 if TYPE_CHECKING:
     from handful.artifact import Artifact
 
@@ -11,7 +13,8 @@ if TYPE_CHECKING:
 def model_card(artifact: Artifact) -> str:
     """`README.md` of an artifact, with the metadata that the hub reads."""
     kind = "multi-label text classifier" if artifact.kind == "multilabel" else "text classifier"
-    lines = ["---", "library_name: handful", f"base_model: {artifact.backbone}", "tags: [few-shot, peft]", "---", ""]
+    base, _ = split_id(artifact.backbone)
+    lines = ["---", "library_name: handful", f"base_model: {base}", "tags: [few-shot, peft]", "---", ""]
     lines += [
         f"# {artifact.task}",
         "",

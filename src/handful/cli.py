@@ -57,6 +57,7 @@ def fit(
     shots: Annotated[Optional[int], typer.Option(min=1, help="Use only so many rows a class.")] = None,  # noqa: UP045
     seed: Annotated[int, typer.Option(help="Decides folds, initial parameters and order.")] = 0,
     dtype: Annotated[Optional[str], typer.Option(help="Number format of the backbone, e.g. bfloat16.")] = None,  # noqa: UP045
+    quantize: Annotated[Optional[str], typer.Option(help="Frozen weights in fewer bits: int8, nf4, bnb8.")] = None,  # noqa: UP045
     device: Device = "cpu",
     cache: Annotated[Optional[Path], typer.Option(help="Folder to keep frozen activations in.")] = None,  # noqa: UP045
     resume: Annotated[bool, typer.Option("--resume", help="Continue a fit that was interrupted.")] = False,
@@ -67,8 +68,9 @@ def fit(
 
     commands.fit(
         train, out, columns={"text": text, "text_pair": text_pair, "label": label},
-        separator=multilabel_separator, backbone=backbone, recipe=recipe, template=template, shots=shots, seed=seed,
-        dtype=dtype, device=device, cache=cache, resume=resume, as_json=as_json,
+        separator=multilabel_separator, backbone=f"{backbone}@{quantize}" if quantize else backbone, recipe=recipe,
+        template=template, shots=shots, seed=seed, dtype=dtype, device=device, cache=cache, resume=resume,
+        as_json=as_json,
     )  # fmt: skip
 
 
@@ -122,12 +124,29 @@ def info(
     commands.info(what, as_json=as_json)
 
 
-@app.command()
-def methods(as_json: Json = False) -> None:
-    """List the methods."""
+methods = typer.Typer(help="List the methods, or count what one trains.", rich_markup_mode=None)
+
+
+@methods.callback(invoke_without_command=True)
+def list_methods(context: typer.Context, as_json: Json = False) -> None:
+    """List the methods, each with the share of the default backbone's parameters that it trains."""
+    if context.invoked_subcommand is None:
+        from handful import commands
+
+        commands.list_methods(as_json=as_json)
+
+
+@methods.command("count")
+def count_method(
+    method: Annotated[str, typer.Option(help="Options after colons, several with a plus: lora:rank=4+layernorm.")],
+    backbone: Annotated[str, typer.Option(help="t5-base, t0-11b, ..., an alias, or a config.json or its folder.")],
+    tasks: Annotated[int, typer.Option(min=1, help="So many tasks; what they hold in common counts once.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Say how many parameters a method trains on a backbone, from its shape alone."""
     from handful import commands
 
-    commands.list_methods(as_json=as_json)
+    commands.count_method(backbone, method, tasks=tasks, as_json=as_json)
 
 
 @app.command()
@@ -157,6 +176,7 @@ def demo(seed: int = 0) -> None:
 app.command(no_args_is_help=True)(cli_runs.compare)
 app.command(no_args_is_help=True)(cli_runs.search)
 app.command(no_args_is_help=True)(cli_runs.report)
+app.add_typer(methods, name="methods")
 app.add_typer(cli_runs.runs, name="runs")
 app.add_typer(cli_runs.suites, name="suites")
 

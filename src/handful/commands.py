@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from handful import artifact as artifacts
-from handful import distributed
+from handful import counting, distributed
 from handful.artifact import Artifact
 from handful.backbone import aliases, shared
 from handful.cache import FeatureCache
@@ -34,6 +35,7 @@ from handful.predictor import Predictor
 from handful.prompts import targets
 from handful.recipes import recipe as recipe_named
 from handful.recipes import recipes
+from handful.shapes import shape
 from handful.sources import load, load_test, load_texts
 from handful.types import Scores
 
@@ -163,10 +165,30 @@ def info(what: str, *, as_json: bool) -> None:
 
 def list_methods(*, as_json: bool) -> None:
     """`handful methods`."""
-    rows = []
+    quiet_libraries()
+    default, rows = shape(counting.DEFAULT), list[dict[str, Any]]()
     for name, kind in methods().items():
-        rows.append({"name": name, "does": _first_line(kind), "source": _first_line(sys.modules[kind.__module__])})
+        found = counting.count(default, kind())
+        source = getattr(kind, "source", "") or _first_line(sys.modules[kind.__module__])
+        row = {"name": name, "does": _first_line(kind), "source": source}
+        rows.append(row | (found.to_dict() if as_json else {f"of {default.id}": f"{found.share:.3%}"}))
     print_listing(rows, as_json)
+
+
+def count_method(backbone: str, method: str, *, tasks: int, as_json: bool) -> None:
+    """`handful methods count`."""
+    quiet_libraries()
+    found = counting.count_said(backbone, method, tasks=tasks)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    table = Table(box=None, show_header=False)
+    table.add_row("trainable", f"{found.trainable:,}")
+    table.add_row("total", f"{found.total:,}")
+    table.add_row("share", f"{found.share:.4%}")
+    for figure in counting.published(backbone, method) if tasks == 1 else ():
+        table.add_row("published", Text(figure))
+    out_console.print(table)
 
 
 def list_recipes(*, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,10 +21,15 @@ from handful.forward import run_backbone
 
 def count_flops(run: Callable[[], Any]) -> int:
     """Floating-point operations of a call, by torch's counter: two for each multiply-add of matrix products."""
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._int_mm: _product_flops})
     with sdpa_kernel(SDPBackend.MATH), counter:  # the counter does not know the CPU's fused attention
         run()
     return int(counter.get_total_flops())
+
+
+def _product_flops(a: Sequence[int], b: Sequence[int], **_: Any) -> int:
+    """Of `a [m, k]` times `b [k, n]` in 8-bit integers, which torch's counter does not know."""
+    return 2 * a[0] * a[1] * b[1]
 
 
 def peak_memory(device: torch.device | None = None) -> int:

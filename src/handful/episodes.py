@@ -128,6 +128,18 @@ def sample(task: Task, shots: int, *, seed: int, query: int | None = None, ways:
     return Episode(subset(part, sorted(support)), subset(part, sorted(asked_of)))
 
 
+def mixture(sizes: Sequence[int], *, temperature: float = 10.0) -> NDArray[np.float64]:
+    """Probabilities `[T]` to draw from tasks of `sizes` rows, `p_t ~ (n_t / sum n)^(1 / temperature)`.
+
+    1 draws by size, more evens out. Source: Karimi Mahabadi et al. 2021 (arXiv 2106.04489). Raises RequestError.
+    """
+    if min(sizes, default=0) < 1 or not temperature > 0:
+        found = f"The smallest has {min(sizes, default=0)} rows, and the temperature is {temperature}."
+        raise RequestError("Tasks were to be drawn from.", found, "Give tasks with rows, and a temperature above 0.")
+    roots = (np.array(sizes) / sum(sizes)) ** (1 / temperature)
+    return roots / roots.sum()
+
+
 def max_folds(task_or_labels: Task | Sequence[Hashable]) -> int:
     """The largest number of folds that `folds` can make: the different texts of the smallest class with two or more.
 

@@ -18,8 +18,8 @@ from handful import distributed
 from handful.batches import TOKEN_BUDGET, Rows, take_all
 from handful.checkpoint import Checkpoint, digest
 from handful.distributed import Team
+from handful.methods.base import Method
 from handful.noise import Noise
-from handful.optim import Layout
 from handful.passes import Pass, Passes
 from handful.training import DIVERGED, History, Run, Schedule
 from handful.types import Batch, Params
@@ -51,6 +51,8 @@ def fit(
     checkpoint: Path | None = None,
     memory: dict[str, Tensor] | None = None,
     budget: int = TOKEN_BUDGET,
+    method: Method | None = None,
+    groups: Sequence[int] | None = None,
 ) -> tuple[Params, History]:
     """Trains stacked params `[T, ...]` on T tasks at once; returns them and the history. The input is not changed.
 
@@ -59,15 +61,16 @@ def fit(
     checkpoint  a file to continue from, and to keep progress in; the result is the same to the bit
     memory      what `watch` has gathered; it is kept and restored with the checkpoint
     budget      tokens of one forward pass (`batches.plan`)
+    method      whose `rate`, `tied` and `penalty` are followed
+    groups      a number for each task: `tied` parameters are common to the tasks of one number; None is one group
 
     A task whose loss is no longer finite stops with its last good parameters, and `History.stopped` says so.
     """
     num_tasks, team = rows.num_tasks, distributed.team()
     seeds = [seed] * num_tasks if isinstance(seed, int) else list(seed)
-    layout = Layout.of(params)
+    run = Run(params, schedule, num_tasks, method or Method(), groups)
     if team.size > 1:
-        team.agree("a fit", digest([layout.entries, schedule, seeds, rows.index, rows.labels]))
-    run = Run(layout, schedule, num_tasks, params)
+        team.agree("a fit", digest([run.layout.entries, schedule, seeds, rows.index, rows.labels]))
     kept = Checkpoint(checkpoint, run.identity(params, rows, seeds)) if checkpoint else None
     memory = {} if memory is None else memory
     if kept:
@@ -91,11 +94,11 @@ def fit(
         elif watching or ended:
             run.fetch(team, ["flat", "losses"] if ended else ["flat"])
         if watch and (watching or ended):
-            watch(run.step, layout.unpack(run.flat), run.last_active)
+            watch(run.step, run.params(run.flat), run.last_active)
         if kept and (due or ended) and team.rank == 0:
             kept.save(lambda: run.tensors | {f"memory.{name}": x for name, x in memory.items()}, last=True)
     history = History(run.losses[: run.step], dict(run.stopped))
-    return {s: {n: p.clone() for n, p in own.items()} for s, own in layout.unpack(run.flat).items()}, history
+    return {s: {n: p.clone() for n, p in own.items()} for s, own in run.params(run.flat).items()}, history
 
 
 @torch.no_grad()
@@ -134,33 +137,49 @@ def predict(model: Model, params: Params, pool: Batch, *, budget: int = 4 * TOKE
 
 def _gradient(model: Model, run: Run, loss: Loss, passes: Passes, team: Team) -> tuple[Tensor, Tensor]:
     """Each training task's mean loss `[t]` and gradient `[t, P]`, over forward passes that see every row once."""
-    flat = run.flat[torch.tensor(run.active, dtype=torch.long)]
+    active = torch.tensor(run.active, dtype=torch.long)
+    flat = run.flat[active]
     value = torch.zeros(len(flat), dtype=torch.float32, device=flat.device)
     grad = torch.zeros_like(flat)
     for each in team.rounds(passes.of(run.active, run.step)):
         if each is None:
-            _pass(model, run, loss, run.flat[:1], passes.first())
+            _pass(model, run, loss, run.params(run.flat[:1], slice(1)), passes.first())
             continue
-        losses, found = _pass(model, run, loss, flat[each.part], each)
+        losses, found = _pass(model, run, loss, run.params(flat[each.part], active[each.part]), each)
         for sum_, own in zip(_leaves(run.layout.unpack(grad[each.part])), found, strict=True):
             sum_ += own
         value[each.part] += losses
+    if len(flat):
+        _add_penalty(run, run.params(flat, active), value, grad)
     return value, grad
 
 
-def _pass(model: Model, run: Run, loss: Loss, flat: Tensor, each: Pass) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _add_penalty(run: Run, params: Params, value: Tensor, grad: Tensor) -> None:
+    """Adds what the method asks for beside the loss to `value [t]` and `grad [t, P]`, once a step."""
+    leaves = [p.requires_grad_() for p in _leaves(params)]
+    penalty = run.method.penalty({site: own for site, own in params.items() if site != "head"})
+    if isinstance(penalty, Tensor):
+        value += penalty.detach()
+        grad += torch.cat([g.reshape(len(grad), -1) for g in _gradients(penalty, leaves)], 1)
+
+
+def _pass(model: Model, run: Run, loss: Loss, params: Params, each: Pass) -> tuple[Tensor, tuple[Tensor, ...]]:
     """What one forward pass adds to its tasks' losses `[t]` and to the gradients of their parameters."""
-    params, batch = run.layout.unpack(flat), each.batch
+    batch = each.batch
     leaves = [p.requires_grad_() for p in _leaves(params)]  # of their own: a slice's gradient is as large as `flat`
     logits = model(params, batch, each.noise(run.step)).float()
     assert batch.labels is not None
     losses = torch.where(batch.row_mask, loss(_finite(logits, batch.row_mask), batch.labels), 0.0).sum(1)
     losses = losses / each.counts
-    return losses.detach(), torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)
+    return losses.detach(), _gradients(losses, leaves)
+
+
+def _gradients(losses: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)
 
 
 def _leaves(params: Params) -> list[Tensor]:
-    return [p for own in params.values() for p in own.values()]
+    return [p for own in params.values() for p in own.values() if p.is_floating_point()]
 
 
 def _finite(logits: Tensor, row_mask: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handful.methods.base import Method
-from handful.sites import Place, is_transposed
+from handful.sites import Place
 from handful.types import Batch, Params
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Call:
         self.num_tasks = batch.num_tasks
         shared = params.get("shared", {})
         self.params = {
-            site: {name: self._broadcastable(p) for name, p in {**own, **shared}.items()}
+            site: {name: self.broadcastable(p) for name, p in {**own, **shared}.items()}
             for site, own in params.items()
             if site not in ("shared", "head")
         }
@@ -53,7 +53,7 @@ class Call:
     def apply(self, place: Place, x: Any, base: Base) -> Any:
         return self.method.apply(self.params[place.site.name], x, base, place.site)
 
-    def _broadcastable(self, p: Tensor) -> Tensor:
+    def broadcastable(self, p: Tensor) -> Tensor:
         """A stacked vector `[T, d]` becomes `[T, 1, d]`, which broadcasts over tokens; `[T]` becomes `[T, 1, 1]`."""
         if self.num_tasks is None or p.ndim > 2:
             return p
@@ -73,16 +73,11 @@ class Base:
 
     @property
     def weight(self) -> Tensor:
-        weight: Tensor = self._place.module.weight  # type: ignore[assignment]
-        weight = weight.T if is_transposed(self._place.module) else weight
-        part = self._place.part
-        return weight if part is None else weight.chunk(part.parts)[part.index]
+        return self._place.weight
 
     @property
     def bias(self) -> Tensor | None:
-        bias: Tensor | None = getattr(self._place.module, "bias", None)
-        part = self._place.part
-        return bias if part is None or bias is None else bias.chunk(part.parts)[part.index]
+        return self._place.bias
 
     def normalized(self, x: Tensor) -> Tensor:
         if self._unit is None:
@@ -93,6 +88,12 @@ class Base:
         if p == 0 or self._call.noise is None:
             return x
         return self._call.noise.dropout(x, p, self._place.site.index)
+
+    def uniform(self, name: str, *shape: int) -> Tensor | None:
+        if self._call.noise is None:
+            return None
+        drawn = self._call.noise.uniform(shape, self._place.site.index, name).to(self.weight)
+        return self._call.broadcastable(drawn if self._call.num_tasks is not None else drawn[0])
 
 
 class Unit:
@@ -151,6 +152,27 @@ def around_slice(place: Place, call: Call, unit: Unit | None) -> Wrap:
             y = call.apply(place, shown, base)
             parts[part.index] = y.reshape(*x.shape[:-1], y.shape[-1])
             return torch.cat(parts, -1)
+
+        return tuned
+
+    return wrap
+
+
+def around_patches(place: Place, call: Call, unit: Unit | None) -> Wrap:
+    """Around a convolution `[R, C, H, W]` -> `[R, D, h, w]` as a linear layer of what each of its windows sees."""
+    module: Any = place.module
+
+    def wrap(forward: Forward) -> Forward:
+        def tuned(images: Tensor) -> Tensor:
+            answer = forward(images)
+            shown = call.tokens(F.unfold(images, module.kernel_size, stride=module.stride).mT)
+
+            def frozen(z: Tensor) -> Tensor:
+                return call.tokens(answer.flatten(2).mT) if z is shown else F.linear(z, base.weight, base.bias)
+
+            base = Base(place, frozen, call, unit)
+            y = call.apply(place, shown, base)
+            return y.reshape(len(images), -1, y.shape[-1]).mT.reshape(answer.shape)
 
         return tuned
 
@@ -260,4 +282,10 @@ def first_output(out: Any) -> Tensor:
     return out[0] if isinstance(out, tuple) else out
 
 
-LAYER_WRAPS = {"layer": around_layer, "slice": around_slice, "span": around_span, "output": after_block}
+LAYER_WRAPS = {
+    "layer": around_layer,
+    "slice": around_slice,
+    "patches": around_patches,
+    "span": around_span,
+    "output": after_block,
+}

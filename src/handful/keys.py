@@ -15,6 +15,7 @@ from handful.errors import BackboneError
 from handful.notes import remembered
 from handful.pools import digest_of
 from handful.recipes import home, parse, written
+from handful.types import split_id
 
 DECIDING = ("torch", "transformers", "tokenizers", "scikit-learn", "numpy")
 """Packages whose version is part of a result's key."""
@@ -69,6 +70,9 @@ def closure(modules: Iterable[str]) -> set[str]:
 @cache
 def backbone_digest(name: str) -> str:
     """What a backbone's files hold; of one on the hub its name and commit. BackboneError if it cannot be had."""
+    base, kind = split_id(name)
+    if kind:
+        return digest_of(backbone_digest(base), kind)
     source = aliases()[name]() if name in aliases() else name
     folder = Path(source).expanduser()
     if folder.is_dir():

@@ -19,8 +19,9 @@ from handful.attach import Adapted
 from handful.backbone import Backbone, weights_fingerprint
 from handful.errors import MethodError
 from handful.insertions import Base, Call
+from handful.quantize import Quantized
 from handful.sites import Place, is_transposed
-from handful.types import Batch, Params, map_params
+from handful.types import Batch, Params, cast_params
 
 _REASONS = {
     "tokens": "virtual tokens are no weights",
@@ -34,7 +35,7 @@ _REASONS = {
 def merge(adapted: Adapted, params: Params) -> dict[str, Tensor]:
     """New weights and biases by parameter name, from the params of one task, in the backbone's dtype.
 
-    Names that the backbone does not have are biases of linear layers without one. Raises MethodError, which names
+    Names that the backbone does not have are biases of linear layers and convolutions without one. Raises MethodError, which names
     the site, where the tuned layer is not affine, stands in no weight, or needs a bias that the layer cannot hold.
     """
     if adapted.backbone.shards:
@@ -45,20 +46,26 @@ def merge(adapted: Adapted, params: Params) -> dict[str, Tensor]:
         )
     names = {id(module): name for name, module in adapted.backbone.model.named_modules()}
     shares = Counter(id(place.module) for place in adapted.places if place.kind == "layer")
-    call = Call(adapted.method, map_params(Tensor.double, params), Batch({}, torch.ones(1, dtype=torch.bool)), None)
+    call = Call(
+        adapted.method, cast_params(params, dtype=torch.float64), Batch({}, torch.ones(1, dtype=torch.bool)), None
+    )
     patch: dict[str, Tensor] = {}
     for place in adapted.places:
         reason = _REASONS.get(place.kind, "" if place.entry is None else "its weight serves other inputs too")
+        if isinstance(place.module, Quantized):
+            reason = "its weight is quantised, and would be rounded again"
         if reason or shares[id(place.module)] > 1:
             raise _refused(adapted, place, reason or "several methods share the module")
         name, module = names[id(place.module)], place.module
         weight, bias = _affine(adapted, place, call)
-        if bias.abs().max() > 0 and not place.site.has_bias and not isinstance(module, nn.Linear):
+        if bias.abs().max() > 0 and not place.site.has_bias and not isinstance(module, nn.Linear | nn.Conv2d):
             raise _refused(adapted, place, f"{type(module).__name__} can hold no bias")
         if place.part is not None:
             weight, bias = _with_slice(place, patch.get(f"{name}.weight"), patch.get(f"{name}.bias"), weight, bias)
         elif is_transposed(module):
             weight = weight.T
+        elif place.kind == "patches":
+            weight = weight.view_as(module.weight)  # type: ignore[arg-type]
         patch[f"{name}.weight"] = weight
         if place.site.has_bias or bias.abs().max() > 0:
             patch[f"{name}.bias"] = bias
@@ -96,7 +103,9 @@ def _affine(adapted: Adapted, place: Place, call: Call) -> tuple[Tensor, Tensor]
         raise _refused(adapted, place, "it changes what a norm reads") from error
     if not torch.allclose(found, expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max())):
         raise _refused(adapted, place, "it is not affine there")
-    return (full[0] - offset if base.norm else full.T), bias
+    weight = full[0] - offset if base.norm else full.T
+    same = (weight - base.weight).abs() <= 1e-12 * base.weight.abs().max()
+    return torch.where(same, base.weight, weight), bias  # what does not move stays to the bit
 
 
 class _Double(Base):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -23,14 +24,25 @@ def mix(*parts: int) -> int:
 
 
 class Noise:
-    """One seed for each row `[R]` of the batch, or a function that makes them should anything be random."""
+    """The randomness of one forward pass.
 
-    def __init__(self, seeds: Sequence[int] | Callable[[], Sequence[int]]) -> None:
-        self._given = seeds
+    rows   one seed for each row `[R]` of the batch, or a function that makes them should anything be random
+    tasks  one seed for each task, for what a task draws once a step
+    """
+
+    def __init__(self, rows: Sequence[int] | Callable[[], Sequence[int]], tasks: Sequence[int] = ()) -> None:
+        self._given, self._tasks = rows, tasks
 
     @cached_property
     def seeds(self) -> Sequence[int]:
         return self._given() if callable(self._given) else self._given
+
+    def uniform(self, shape: Sequence[int], site: int, name: str) -> Tensor:
+        """Numbers in [0, 1) of each task, `[T, *shape]`."""
+        if not self._tasks:
+            raise ValueError("this noise has no seeds of tasks")
+        seeds = [mix(seed, site, zlib.crc32(name.encode())) for seed in self._tasks]
+        return torch.stack([torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
     def dropout(self, x: Tensor, p: float, site: int) -> Tensor:
         """Inverted dropout of `x [..., D]` whose leading dimensions hold the R rows in order.

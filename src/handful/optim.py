@@ -27,10 +27,12 @@ class Layout:
 
     @staticmethod
     def of(params: Params) -> Layout:
-        """The layout of stacked params `[T, ...]`."""
+        """The layout of stacked params `[T, ...]`; integers are not trained and lie nowhere."""
         entries, start = [], 0
         for site, own in params.items():
             for name, p in own.items():
+                if not p.is_floating_point():
+                    continue
                 entries.append((site, name, tuple(p.shape[1:]), start))
                 start += p[0].numel()
         return Layout(tuple(entries), start)
@@ -49,6 +51,10 @@ class Layout:
                 flat[:, start : start + size].unflatten(1, shape or (1,)).reshape(flat.shape[0], *shape)
             )
         return params
+
+    def values(self, of: Callable[[str, str], float]) -> Tensor:
+        """`[P]`, at each parameter what its site and name are worth."""
+        return torch.cat([torch.full((torch.Size(s).numel(),), of(site, name)) for site, name, s, _ in self.entries])
 
     def mask(self, chosen: Callable[[str, str], bool]) -> Tensor:
         """`[P]`, True where the parameters lie whose site and name are `chosen`."""

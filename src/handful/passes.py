@@ -35,9 +35,10 @@ class Pass:
     seeds: Sequence[int]
 
     def noise(self, step: int) -> Noise:
-        """Each row's own randomness at a step: by its place in its task, whatever else is in the pool."""
+        """The randomness of each row, by its place in its task, and of each task, whatever else is in the pool."""
         rows = zip(self.seeds, self.columns.tolist(), strict=True)
-        return Noise(lambda: tuple(mix(seed, step, row) for seed, own in rows for row in own))
+        tasks = [mix(seed, step) for seed in self.seeds]
+        return Noise(lambda: tuple(mix(seed, step, row) for seed, own in rows for row in own), tasks)
 
     @property
     def nbytes(self) -> int:

@@ -18,6 +18,7 @@ from handful.errors import HandfulError, RequestError
 from handful.keys import backbone_digest, cell_key, machine_digest, recipe_digest, versions
 from handful.pools import Pool
 from handful.store import LEASE, Store
+from handful.types import split_id
 from handful.work import Item, Job, said_in
 
 JOB_CELLS = 15
@@ -84,8 +85,11 @@ class Grid:
                 failed.append(Outcome(cell.key, error=str(error)))
         if not items:
             return None, failed
-        folder = Path(cells[0].backbone).expanduser()
-        backbone = str(folder.resolve()) if folder.is_dir() else cells[0].backbone  # a worker may run elsewhere
+        base, kind = split_id(cells[0].backbone)
+        folder = Path(base).expanduser()
+        if folder.is_dir():
+            base = str(folder.resolve())  # a worker may run elsewhere
+        backbone = base if kind is None else f"{base}@{kind}"
         return Job(cells[0].recipe, backbone, tuple(items), self.dtype, self.device), failed
 
 

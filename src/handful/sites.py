@@ -13,11 +13,11 @@ from handful.families import Path, Slice, Stack, locate
 from handful.types import Site
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from handful.methods.base import Method
 
-Kind = Literal["layer", "slice", "span", "output", "tokens", "keys_values", "states"]
+Kind = Literal["layer", "slice", "patches", "span", "output", "tokens", "keys_values", "states"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Place:
 
     kind   layer        around `module`; with `entry`, only when it is called with what entered `entry`
            slice        around one part of the fused projection `module`
+           patches      around the convolution `module`, as a linear layer of the patches that it reads
            span         from the input of `entry` to the output of `module`
            output       after `module`, whose output is the residual sum of a pre-norm block
            tokens       the word look-up `module`: the sequence may get longer
@@ -38,6 +39,19 @@ class Place:
     module: nn.Module
     entry: nn.Module | None = None
     part: Slice | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """`[d_out, d_in]` of a linear layer, of patches, or of one part of a fused one, however it is stored."""
+        weight: Tensor = self.module.weight  # type: ignore[assignment]
+        weight = weight.flatten(1) if self.kind == "patches" else weight
+        weight = weight.T if is_transposed(self.module) else weight
+        return weight if self.part is None else weight.chunk(self.part.parts)[self.part.index]
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias: Tensor | None = getattr(self.module, "bias", None)
+        return bias if self.part is None or bias is None else bias.chunk(self.part.parts)[self.part.index]
 
 
 def find_places(backbone: Backbone, method: Method) -> tuple[Place, ...]:
@@ -82,7 +96,8 @@ def _stack_places(model: nn.Module, stack: Stack) -> Iterator[Place]:
     outer = {role: module for role, module in outer.items() if module is not None}
     for role, module in outer.items():
         if role.startswith("embeddings"):
-            yield Place(_site(module, names[id(module)], role, stack, -1, depth), "layer", module)
+            kind: Kind = "patches" if type(module).__name__ == "Conv2d" else "layer"
+            yield Place(_site(module, names[id(module)], role, stack, -1, depth), kind, module)
     within = [list(_block_places(block, stack, layer, depth, names)) for layer, block in enumerate(blocks)]
     for places in within:
         yield from places
@@ -90,7 +105,9 @@ def _stack_places(model: nn.Module, stack: Stack) -> Iterator[Place]:
         if not role.startswith("embeddings"):
             yield Place(_site(module, names[id(module)], role, stack, depth, depth), "layer", module)
     width = next(place.site.d_out for place in within[0] if place.site.role == "ffn.out")
-    site = Site(f"{stack.name}#hidden_states", "hidden_states", stack.name, depth, depth, width, width)
+    layers = tuple({p.site.role: p for p in places if p.kind in ("layer", "slice")} for places in within)
+    extra = {"blocks": layers, "head_size": _head_size(blocks[0]) or width}
+    site = Site(f"{stack.name}#hidden_states", "hidden_states", stack.name, depth, depth, width, width, extra=extra)
     yield Place(site, "states", blocks)
 
 
@@ -119,7 +136,7 @@ def _block_places(block: nn.Module, stack: Stack, layer: int, depth: int, names:
         if first in found and last in found:
             entry, leave = found[first], found[last]
             site = replace(leave.site, name=f"{prefix}#{part}", role=part, d_in=entry.site.d_in)
-            yield Place(site, "span", leave.module, entry=entry.module)
+            yield Place(site, "span", leave.module, entry=entry.entry or entry.module)
         core = resolve(block, stack.roles.get(f"{part}.core"))
         if core is not None and f"{part}.key" in found:
             width = found[f"{part}.key"].site.d_out
@@ -140,6 +157,13 @@ def resolve(module: nn.Module, path: Path | None) -> nn.Module | None:
     return None if place is None else module.get_submodule(place.path if isinstance(place, Slice) else place)
 
 
+def _head_size(block: nn.Module) -> int:
+    """Width of a head's queries, by the names that attention modules have for it; 0 where none is found."""
+    names = ("head_dim", "attention_head_size", "key_value_proj_dim")
+    sizes = [getattr(module, name, None) for module in block.modules() for name in names]
+    return next((size for size in sizes if isinstance(size, int)), 0)
+
+
 def _site(module: nn.Module, name: str, role: str, stack: Stack, layer: int, depth: int) -> Site:
     d_in, d_out = _widths(module) or (0, 0)
     has_bias = getattr(module, "bias", None) is not None
@@ -147,13 +171,13 @@ def _site(module: nn.Module, name: str, role: str, stack: Stack, layer: int, dep
 
 
 def _widths(module: nn.Module) -> tuple[int, int] | None:
-    """`(d_in, d_out)` of a linear layer, a transposed one (GPT-2's Conv1D) or a norm."""
+    """`(d_in, d_out)` of a linear layer, a transposed one (GPT-2's Conv1D), a convolution of patches or a norm."""
     weight = getattr(module, "weight", None)
     if weight is None:
         return None
     if weight.ndim == 1:
         return int(weight.shape[0]), int(weight.shape[0])
-    d_out, d_in = weight.shape[0], weight.shape[1]
+    d_out, d_in = weight.flatten(1).shape
     return (int(d_out), int(d_in)) if is_transposed(module) else (int(d_in), int(d_out))
 
 

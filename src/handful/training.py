@@ -11,6 +11,7 @@ from torch import Tensor
 
 from handful.batches import Rows
 from handful.distributed import Team, deal
+from handful.methods.base import Method
 from handful.optim import Layout, OptimizerName, optimizer, select
 from handful.types import Params
 
@@ -56,14 +57,24 @@ class Run:
     active       this rank's tasks that still train
     pending      all ranks', as far as is known: `meet` asks
     last, last_active  the last step that was taken, and the tasks that took it
+    method       whose rates, ties and penalty are followed
+    groups       for each task a number: tied parameters are held in common by the tasks of a group
 
     Every rank has room for all tasks; the others' rows are as they were when they were last fetched.
     """
 
-    def __init__(self, layout: Layout, schedule: Schedule, num_tasks: int, params: Params) -> None:
-        self.layout, self.schedule = layout, schedule
+    def __init__(
+        self, params: Params, schedule: Schedule, num_tasks: int, method: Method, groups: Sequence[int] | None
+    ) -> None:
+        self.layout = layout = Layout.of(params)
+        self.schedule, self.method = schedule, method
+        self.data = {s: {n: p for n, p in own.items() if not p.is_floating_point()} for s, own in params.items()}
         self.flat = layout.pack(params)
         device = self.flat.device
+        self.scale = layout.values(lambda site, name: 1.0 if site == "head" else method.rate(name)).to(self.flat)
+        self.tied = layout.mask(lambda site, name: site != "head" and method.tied(name)).to(device)
+        self.ties, self.scaled = bool(self.tied.any()), bool((self.scale != 1).any())
+        self.groups = torch.as_tensor(groups if groups is not None else [0] * num_tasks, device=device)
         self.steps = torch.as_tensor(schedule.steps).expand(num_tasks).tolist()
         self.lr = torch.as_tensor(schedule.lr, dtype=self.flat.dtype).expand(num_tasks).to(device)
         decay, l2 = (torch.as_tensor(x, dtype=self.flat.dtype) for x in (schedule.weight_decay, schedule.l2))
@@ -78,10 +89,16 @@ class Run:
         self.last, self.last_active = 0, self.active
         self.hands = [list(range(num_tasks))]
 
+    def params(self, flat: Tensor, tasks: Tensor | slice = slice(None)) -> Params:
+        """`[t, P]` of some tasks -> their stacked params with the integers that are not trained."""
+        found = self.layout.unpack(flat)
+        return {s: {n: p[tasks] for n, p in own.items()} | found.get(s, {}) for s, own in self.data.items()}
+
     def identity(self, params: Params, rows: Rows, seeds: Sequence[int]) -> tuple[object, ...]:
         """What a checkpoint must have been made with to be continued."""
         return (
             self.layout.entries, self.schedule, list(seeds), self.flat, rows.index, rows.labels,
+            *(p for own in self.data.values() for p in own.values()),
             *(value for _, value in sorted(rows.pool.inputs.items())),
         )  # fmt: skip
 
@@ -97,7 +114,9 @@ class Run:
         chosen = torch.tensor(self.active)
         flat = self.flat[chosen]
         grad = grad + self.l2[chosen] * flat
-        norm = grad.norm(dim=1, keepdim=True)
+        if self.ties:
+            grad = self._in_common(grad, self.groups[chosen])
+        norm = (torch.where(self.tied, 0.0, grad) if self.ties else grad).norm(dim=1, keepdim=True)
         first = self.losses[0, chosen] if self.step else value.cpu()
         fine = torch.isfinite(value) & torch.isfinite(norm[:, 0]) & (value.cpu() < first + DIVERGED).to(value.device)
         self.losses[self.step, chosen] = value.cpu()
@@ -109,7 +128,11 @@ class Run:
         if len(chosen):
             self.good[chosen] = flat
             if self.schedule.clip is not None:
-                grad = grad * (self.schedule.clip / (norm + 1e-6)).clamp(max=1)
+                factor = (self.schedule.clip / (norm + 1e-6)).clamp(max=1)
+                if self.ties:  # what is held in common has a norm of its own, so that it stays in common
+                    common = torch.where(self.tied, grad, 0.0).norm(dim=1, keepdim=True)
+                    factor = torch.where(self.tied, (self.schedule.clip / (common + 1e-6)).clamp(max=1), factor)
+                grad = grad * factor
             state = select(self.state, chosen)
             rule = optimizer(self.schedule.optimizer, self.decay[chosen])
             taken = flat + rule.step(flat, grad, state, self._rates(chosen), self.layout)
@@ -131,10 +154,15 @@ class Run:
             else:
                 factors.append(1.0 if s.decay == "constant" else (total - self.step) / max(1.0, total - rising))
         factor = torch.tensor(factors, dtype=self.flat.dtype, device=self.flat.device)[:, None]
-        rate = self.lr[chosen][:, None]
+        rate = self.lr[chosen][:, None] * self.scale if self.scaled else self.lr[chosen][:, None]
         if s.head_lr is None:
             return factor * rate
         return factor * torch.where(self.head, torch.full_like(rate, s.head_lr), rate)
+
+    def _in_common(self, grad: Tensor, groups: Tensor) -> Tensor:
+        """Gradients `[t, P]` whose tied part is the mean over the tasks of a group."""
+        member = (groups[:, None] == groups[None]).to(grad)
+        return torch.where(self.tied, member / member.sum(1, keepdim=True) @ grad, grad)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -157,8 +185,12 @@ class Run:
     # -- with other ranks ----------------------------------------------------------------------------------------------
 
     def share(self, team: Team, costs: Sequence[int]) -> None:
-        """Keeps the tasks of this rank active, by what a step of each costs."""
-        self.hands = deal([cost * steps for cost, steps in zip(costs, self.steps, strict=True)], team.size)
+        """Keeps the tasks of this rank active, by what a step of each costs; those with common parameters together."""
+        work = [cost * steps for cost, steps in zip(costs, self.steps, strict=True)]
+        groups = self.groups.tolist() if self.ties else range(len(work))
+        together = [[t for t, own in enumerate(groups) if own == group] for group in dict.fromkeys(groups)]
+        hands = deal([sum(work[t] for t in tasks) for tasks in together], team.size)
+        self.hands = [sorted(t for i in hand for t in together[i]) for hand in hands]
         self.active = [t for t in self.hands[team.rank] if t in self.pending]
 
     def meet(self, team: Team, due: bool) -> bool:

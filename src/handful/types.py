@@ -10,6 +10,7 @@ Dimensions, in the order in which they appear in every shape:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,9 @@ NORMS = frozenset(
     }
 )  # fmt: skip
 """Roles by kind of layer; `families` says what each one is."""
+
+QUANTIZED = ("int8", "nf4", "bnb8")
+"""How the weights of a backbone's blocks can be held in fewer bits; `quantize.py` says what each one is."""
 
 TaskKind = Literal["classification", "multilabel"]
 Label = str | tuple[str, ...]
@@ -129,6 +133,12 @@ def map_params(function: Callable[[Tensor], Tensor], params: Params) -> Params:
     return {site: {name: function(p) for name, p in own.items()} for site, own in params.items()}
 
 
+def cast_params(params: Params, **to: Any) -> Params:
+    """The same tree on another device (`device=`) or in another number format (`dtype=`), integers as they are."""
+    device = {name: value for name, value in to.items() if name == "device"}
+    return map_params(lambda p: p.to(**(to if p.is_floating_point() else device)), params)
+
+
 def stack_params(each: Sequence[Params]) -> Params:
     """Params of T tasks `[...]` -> `[T, ...]`."""
     import torch
@@ -142,3 +152,9 @@ def stack_params(each: Sequence[Params]) -> Params:
 def task_params(params: Params, task: int) -> Params:
     """The parameters of one task of a stack."""
     return map_params(lambda p: p[task], params)
+
+
+def split_id(backbone: str) -> tuple[str, str | None]:
+    """`("minilm", "int8")` of "minilm@int8", `("minilm", None)` of "minilm"; no id on the hub has such a sign."""
+    name, _, kind = backbone.rpartition("@")
+    return (name, kind) if name and kind.isalnum() and not os.path.exists(backbone) else (backbone, None)

@@ -15,27 +15,47 @@ from handful.backbone import Backbone, from_model
 from handful.methods import Method, methods
 from handful.methods.bitfit import BitFit
 from handful.methods.bottleneck import Houlsby
-from handful.methods.combine import OnLayers, Union, union
+from handful.methods.combine import Union, union
+from handful.methods.hyperformer import HyperFormer
 from handful.methods.ia3 import IA3
+from handful.methods.ladder import LadderSide
 from handful.methods.layernorm import LayerNormTuning
 from handful.methods.lora import LoRA
 from handful.methods.prefix import PrefixTuning
 from handful.methods.prompt import PromptTuning
+from handful.methods.said import IntrinsicSAID
+from handful.methods.variants import OnLayers, OverTasks
 from handful.types import LINEARS, Batch, Params, map_params
 from tiny import DUAL, PADDING, SPEECH, TINY, VARIANTS, VISION, tiny_inputs
 
 SIZES: dict[str, dict[str, Any]] = {
     "lora": {"rank": 2},
+    "dora": {"rank": 2},
+    "vera": {"rank": 5},
     "houlsby": {"width": 4, "activation": "gelu"},
     "pfeiffer": {"width": 4, "activation": "tanh"},
     "parallel": {"width": 4, "activation": "silu"},
-    "kronecker": {"order": 4, "width": 8},
+    "compacter": {"order": 4, "width": 8},
+    "compacter++": {"order": 2, "width": 4, "rank": 2},
+    "phm": {"order": 4, "width": 8, "roles": frozenset({"attention.out", "cross.out", "ffn.out"})},
+    "lowrank": {"rank": 2, "width": 6},
     "prompt": {"num_tokens": 3},
+    "prompt_mlp": {"num_tokens": 3, "width": 4},
     "prefix": {"num_tokens": 3, "std": 0.5},
+    "prefix_mlp": {"num_tokens": 3, "width": 4},
+    "mam": {"num_tokens": 3, "std": 0.5, "width": 4, "activation": "silu", "learned_scale": True},
+    "hyperformer": {"reduction": 8, "embedding": 3, "projected": 4, "hidden": 5},
+    "hyperformer_pp": {"reduction": 8, "embedding": 3, "projected": 4, "hidden": 5},
     "ladder": {"reduction": 4},
+    "last": {"rank": 2, "affine": True},
+    "losa": {"rank": 2, "num_tokens": 40},
+    "apt": {"num_tokens": 5, "rank": 2},
+    "sparse": {"fraction": 0.1},
+    "diff_pruning": {"gate": 0.8},  # where gates are neither shut nor open, and have a gradient
+    "said": {"dimension": 300},
 }
 """Options that fit tiny models; smooth activations, so that second derivatives are compared where there are any."""
-COMPOSED = frozenset({Union, OnLayers})
+COMPOSED = frozenset({Union, OnLayers, OverTasks})
 
 METHODS: dict[str, Method] = {
     **{name: make(**SIZES.get(name, {})) for name, make in methods().items() if make not in COMPOSED},
@@ -44,11 +64,16 @@ METHODS: dict[str, Method] = {
     "union": union(
         LoRA(rank=2, roles=frozenset({"attention.query", "ffn.out"})), LayerNormTuning(), Houlsby(**SIZES["houlsby"])
     ),
+    "said-rank-one": IntrinsicSAID(dimension=300, structure=False, rank_one=True),
     "union-virtual": union(PromptTuning(num_tokens=2), PrefixTuning(num_tokens=3, std=0.5), IA3()),
     "top-layer": OnLayers(method=Houlsby(**SIZES["houlsby"]), start=-1),
     "upper-prefix": OnLayers(method=PrefixTuning(num_tokens=3, std=0.5), start=1),
+    "hyperformer-positions": HyperFormer(networks="position", **SIZES["hyperformer"]),
+    "hyperformer-kept": HyperFormer(networks="none", reduction=8),
+    "ladder-released": LadderSide(reduction=4, num_heads=2, layers=1, wiring="gated"),
+    "half-shared": OverTasks(method=Houlsby(**SIZES["houlsby"]), names=frozenset({"up", "up_bias"})),
 }
-NOT_IDENTITY = frozenset({"prompt", "prefix", "union-virtual", "upper-prefix"})
+NOT_IDENTITY = frozenset({"prompt", "prompt_mlp", "prefix", "prefix_mlp", "mam", "union-virtual", "upper-prefix", "apt", "ladder-released"})
 
 FAMILIES: dict[str, tuple[str, str | None]] = {
     **{name: (name, "vision" if name in DUAL else None) for name in TINY},
@@ -64,9 +89,15 @@ _NO_BIAS = frozenset(
 )
 REFUSED: dict[str, frozenset[str]] = {
     "lora": frozenset({"wavlm"}),
+    "dora": frozenset({"wavlm"}),
+    "vera": frozenset({"wavlm"}),
     "bitfit": _NO_BIAS,
     "prompt": _NO_WORDS,
+    "prompt_mlp": _NO_WORDS,
     "prefix": _NO_CORE,
+    "prefix_mlp": _NO_CORE,
+    "apt": frozenset({"wavlm"}),
+    "mam": _NO_CORE,
     "union-virtual": _NO_WORDS | _NO_CORE,
     "upper-prefix": _NO_CORE,
 }
@@ -147,15 +178,15 @@ def random_params(case: Case, tasks: int | None) -> Params:
     generator = torch.Generator().manual_seed(1)
 
     def moved(p: Tensor) -> Tensor:
-        return p + 0.2 * torch.randn(p.shape, generator=generator).to(p)
+        return p + 0.2 * torch.randn(p.shape, generator=generator).to(p) if p.is_floating_point() else p
 
     return map_params(moved, case.adapted().init(0, tasks))
 
 
 def leaves(params: Params) -> tuple[Params, list[Tensor]]:
     """A copy that asks for gradients, and its tensors in order."""
-    copy = map_params(lambda p: p.detach().clone().requires_grad_(), params)
-    return copy, [p for own in copy.values() for p in own.values()]
+    copy = map_params(lambda p: p.detach().clone().requires_grad_(p.is_floating_point()), params)
+    return copy, [p for own in copy.values() for p in own.values() if p.requires_grad]
 
 
 @cache

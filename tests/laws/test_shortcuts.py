@@ -7,7 +7,7 @@ import torch
 
 from handful.attach import attach
 from handful.errors import MethodError
-from laws.cases import Case, assert_same_gradients, cases, leaves, loss, random_params, real, rows_of, stacked
+from laws.cases import METHODS, Case, assert_same_gradients, cases, leaves, loss, random_params, real, rows_of, stacked
 from tiny import DUAL, ENCODER_DECODERS
 
 NOT_RESUMABLE = frozenset({"wavlm"}) | ENCODER_DECODERS | DUAL
@@ -18,7 +18,7 @@ def test_cached_states_equal_computed_ones(case: Case) -> None:
     adapted, params = case.adapted(), random_params(case, 2)
     batch = stacked(case, [rows_of(case, 2, 6, seed=t) for t in range(2)])
     above = case.method in ("top-layer", "upper-prefix") and case.model_type not in NOT_RESUMABLE
-    assert adapted.cacheable == (above or case.method == "ladder")
+    assert adapted.cacheable == (above or METHODS[case.method].roles == {"hidden_states"})
     if not adapted.cacheable:
         with pytest.raises(MethodError, match="cached"):
             adapted.freeze(batch)

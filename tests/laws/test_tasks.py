@@ -97,6 +97,8 @@ def _holds_nan(x: Tensor) -> bool:
 
 
 def _nan_first(x: Tensor) -> Tensor:
+    if not x.is_floating_point():
+        return x
     return torch.cat([torch.full_like(x[:1], torch.nan), x[1:]])
 
 

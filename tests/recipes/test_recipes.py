@@ -20,8 +20,8 @@ from handful.episodes import sample
 from handful.errors import HandfulWarning, RequestError
 from handful.estimate import Estimate
 from handful.methods import methods
-from handful.methods.combine import OnLayers
 from handful.methods.lora import LoRA
+from handful.methods.variants import OnLayers
 from handful.predictor import Predictor
 from handful.prompts import targets
 from handful.recipes import recipe, recipes
@@ -98,7 +98,7 @@ def test_a_fitted_task_is_whole(tmp_path: Path, name: str) -> None:
     assert right.mean() > 0.6  # of what it was fitted on; chance is a third
 
 
-@pytest.mark.parametrize("name", [*HEADS, "lora", "prefix", "ladder", "kronecker", "top"])
+@pytest.mark.parametrize("name", [*HEADS, "lora", "prefix", "ladder", "compacter", "top"])
 def test_tasks_together_are_as_each_alone(name: str) -> None:
     tasks = [tiny_task(2, 4), tiny_task(4, 5, name="more", seed=1), tiny_task(3, 3, name="few", seed=2)]
     together = run(name, tasks, seed=3)

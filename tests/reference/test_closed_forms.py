@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from handful.attach import States, attach
 from handful.backbone import Backbone, from_model
 from handful.methods.bottleneck import Houlsby, ParallelAdapter, Pfeiffer
-from handful.methods.kronecker import KroneckerAdapter, kronecker_product
+from handful.methods.kronecker import KroneckerAdapter, kronecker_product, low_rank_kronecker_product
 from handful.methods.ladder import LadderSide
+from handful.methods.lora import LoRA
+from handful.methods.lowrank_adapter import LowRankAdapter
+from handful.methods.ssf import SSF
 from handful.types import Batch, Params, map_params
 from tiny import TINY, tiny_inputs
 
@@ -45,6 +50,12 @@ class Adapter(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         return self.up(self.activation(self.down(h)))
+
+
+class Function(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.forward = function
 
 
 class Serial(nn.Module):
@@ -126,28 +137,124 @@ def test_parallel(name: str, ffn: str) -> None:
     same(states, answer(model, inputs))
 
 
-def test_kronecker_is_the_dense_product() -> None:
+def kron(a: Tensor, b: Tensor) -> Tensor:
+    """`sum_i kron(a_i, b_i)`, built."""
+    return torch.stack([torch.kron(a[i], b[i]) for i in range(len(a))]).sum(0)
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "q", "r", "tokens"),
+    [(4, 192, 6, 1, 9), (4, 6, 192, 1, 9), (12, 64, 2, 1, 3), (3, 4, 5, 2, 7), (2, 3, 3, 3, 2), (4, 5, 2, 2, 40)],
+)
+def test_kronecker_is_the_dense_product(n: int, p: int, q: int, r: int, tokens: int) -> None:
+    """Factor by factor, by small matrices in either order, and by the dense one where that is cheaper."""
     generator = torch.Generator().manual_seed(0)
-    a, b, x = (torch.randn(*s, generator=generator).double() for s in ((3, 3, 3), (3, 4, 2), (7, 12)))
-    dense = sum(torch.kron(a[i], b[i]) for i in range(3))
-    torch.testing.assert_close(kronecker_product(x, a, b), x @ dense)
-    stacked = kronecker_product(torch.stack([x, 2 * x]), torch.stack([a, a]), torch.stack([b, -b]))
-    torch.testing.assert_close(stacked, torch.stack([x @ dense, -2 * x @ dense]))
+    shapes = ((n, n, n), (n, p, r), (n, r, q), (tokens, n * p))
+    a, s, t, x = (torch.randn(*shape, generator=generator).double() for shape in shapes)
+    dense = x @ kron(a, s @ t)
+    two = tuple(torch.stack(each) for each in ([x, 2 * x], [a, -a], [s, s], [t, 3 * t]))
+    torch.testing.assert_close(kronecker_product(x, a, s @ t), dense)
+    torch.testing.assert_close(low_rank_kronecker_product(x, a, s, t), dense)
+    x, a, s, t = two
+    torch.testing.assert_close(kronecker_product(x, a, s @ t), torch.stack([dense, -6 * dense]))
+    torch.testing.assert_close(low_rank_kronecker_product(x, a, s, t), torch.stack([dense, -6 * dense]))
 
 
-def test_kronecker_on_bert() -> None:
-    states, params, frozen, inputs = setting("bert", KroneckerAdapter(order=4, width=8))
-    a = params["shared"]["A"]
+def test_no_matrix_is_built_where_factors_are_cheaper() -> None:
+    """T5-base's adapter of rank one never holds 768 x 24 numbers, however many tokens there are."""
+    seen: list[int] = []
 
-    def dense(b: Tensor) -> Tensor:
-        return torch.stack([torch.kron(a[i], b[i]) for i in range(4)]).sum(0).T.contiguous()
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            seen.extend(part.numel() for part in (out if isinstance(out, tuple) else (out,)))
+            return out
+
+    for tokens in (1, 8):
+        a, s, t, x = torch.ones(4, 4, 4), torch.ones(4, 192, 1), torch.ones(4, 1, 6), torch.ones(tokens, 768)
+        with Watch():
+            low_rank_kronecker_product(x, a, s, t)
+        assert max(seen) <= tokens * 768 < 768 * 24
+
+
+@pytest.mark.parametrize("rank", [1, 2, None])
+@pytest.mark.parametrize("shared", [True, False])
+def test_kronecker_on_bert(rank: int | None, shared: bool) -> None:
+    """Adapters with dense matrices give the same answers; the gradient of a shared A is the sum over its places."""
+    method = KroneckerAdapter(order=4, width=8, rank=rank, shared_factors=shared)
+    states, params, frozen, inputs = setting("bert", method)
+    gelu = functools.partial(F.gelu, approximate="tanh")
+    copies: list[Tensor] = []
+
+    def dense(own: dict[str, Tensor], part: str) -> Tensor:
+        a = (params["shared"]["A"] if shared else own[f"A_{part}"]).clone().requires_grad_()
+        copies.append(a)
+        return kron(a, own[f"{part}_B"] if rank is None else own[f"{part}_s"] @ own[f"{part}_t"]).T
+
+    def tuned(own: dict[str, Tensor]) -> Any:
+        down, up = dense(own, "down"), dense(own, "up")
+        return lambda h: F.linear(gelu(F.linear(h, down, own["down_bias"])), up, own["up_bias"])
 
     model: Any = copy.deepcopy(frozen.model)
     for i, block in enumerate(model.encoder.layer):
         for output, name in ((block.attention.output, f"{i}.attention.output"), (block.output, f"{i}.output")):
+            output.dense = Serial(output.dense, Function(tuned(params[f"encoder.layer.{name}.dense"])))
+    hidden = model(**inputs).last_hidden_state
+    same(states, hidden.detach())
+    if not shared:
+        assert "shared" not in params
+        return
+    params["shared"]["A"].requires_grad_()
+    ours = attach(frozen, method)(params, Batch(inputs, torch.ones(ROWS, dtype=torch.bool)))
+    grad = torch.autograd.grad((ours.hidden[ours.mask] ** 3).sum(), params["shared"]["A"])[0]
+    each = torch.autograd.grad((hidden[ours.mask] ** 3).sum(), copies)
+    assert len(each) == 8
+    torch.testing.assert_close(grad, torch.stack(each).sum(0), rtol=1e-8, atol=1e-8)
+
+
+def test_a_kronecker_adapter_of_order_one_is_a_plain_one() -> None:
+    """With `n = 1` and `A = [[1]]`; and of full rank, products of factors reach what full factors do."""
+    x, b = torch.randn(5, 6).double(), torch.randn(1, 6, 4).double()
+    torch.testing.assert_close(kronecker_product(x, torch.ones(1, 1, 1).double(), b), x @ b[0])
+    u, s, v = torch.linalg.svd(b, full_matrices=False)
+    full = low_rank_kronecker_product(x, torch.ones(1, 1, 1).double(), u * s[:, None], v)
+    torch.testing.assert_close(full, x @ b[0])
+
+
+def test_low_rank_adapter_on_bert() -> None:
+    states, params, frozen, inputs = setting("bert", LowRankAdapter(rank=3, width=6, activation="silu"))
+    model: Any = copy.deepcopy(frozen.model)
+    for i, block in enumerate(model.encoder.layer):
+        for output, name in ((block.attention.output, f"{i}.attention.output"), (block.output, f"{i}.output")):
             own = params[f"encoder.layer.{name}.dense"]
-            full = {**own, "down": dense(own["down"]), "up": dense(own["up"])}
-            output.dense = Serial(output.dense, Adapter(full, F.gelu))
+            full = {part: (own[f"{part}_left"] @ own[f"{part}_right"]).T.contiguous() for part in ("down", "up")}
+            output.dense = Serial(output.dense, Adapter(own | full, F.silu))
+    same(states, answer(model, inputs))
+
+
+@pytest.mark.parametrize("name", ["vit", "clip", "siglip", "dinov2"])
+def test_ssf_on_images(name: str) -> None:
+    """`gamma y + beta` after every linear layer, norm and patch embedding, put there by hooks of torch's own."""
+    states, params, frozen, inputs = setting(name, SSF())
+    model: Any = copy.deepcopy(frozen.model)
+    for site, own in params.items():
+        module = model.get_submodule(site)
+        shape = (-1, 1, 1) if isinstance(module, nn.Conv2d) else (-1,)
+        gamma, beta = own["gamma"].view(shape), own["beta"].view(shape)
+        module.register_forward_hook(lambda _, __, out, gamma=gamma, beta=beta: gamma * out + beta)
+    assert any(isinstance(model.get_submodule(site), nn.Conv2d) for site in params)
+    tower = model.get_submodule(frozen.family.entry["pixel_values"]) if frozen.family.entry else model
+    same(states, answer(tower, inputs))
+
+
+def test_lora_on_patches() -> None:
+    """A convolution of patches is a linear layer: its update is a convolution with `B A` as kernels."""
+    states, params, frozen, inputs = setting("vit", LoRA(rank=2, roles=frozenset({"embeddings.projection"})))
+    model: Any = copy.deepcopy(frozen.model)
+    ((site, own),) = params.items()
+    module = model.get_submodule(site)
+    with torch.no_grad():
+        module.weight += (16 / 2 * own["B"] @ own["A"]).view_as(module.weight)
     same(states, answer(model, inputs))
 
 

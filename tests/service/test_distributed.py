@@ -35,8 +35,8 @@ from handful.fit import Schedule, evaluate, fit
 from handful.losses import cross_entropy
 from handful.merge import merge
 from handful.methods.base import Method
-from handful.methods.combine import OnLayers
 from handful.methods.lora import LoRA
+from handful.methods.variants import OnLayers
 from handful.predictor import Predictor
 from handful.recipes import recipe
 from handful.scoring import Classifier

@@ -25,10 +25,11 @@ from handful.attach import Adapted, attach
 from handful.backbone import Backbone, from_model
 from handful.errors import ArtifactError
 from handful.methods import Method, methods, to_spec
-from handful.methods.combine import OnLayers, union
+from handful.methods.combine import union
 from handful.methods.ia3 import IA3
 from handful.methods.lora import LoRA
 from handful.methods.prefix import PrefixTuning
+from handful.methods.variants import OnLayers
 from handful.predictor import Predictor
 from handful.types import Batch, Example
 from tiny import TINY, build, tiny_inputs

@@ -23,9 +23,9 @@ from handful.cache import FeatureCache
 from handful.errors import HandfulWarning
 from handful.features import frozen, row_keys
 from handful.forward import run_backbone
-from handful.methods.combine import OnLayers
 from handful.methods.ladder import LadderSide
 from handful.methods.lora import LoRA
+from handful.methods.variants import OnLayers
 from handful.prompts import encode
 from handful.types import Batch, Example
 from tiny import TINY

@@ -9,7 +9,7 @@ To add one, write a module with a `FAMILY` constant and list it in `_MODULES`; p
     cross.query|key|value|out|norm|core       the same for cross-attention
     ffn.in|gate|out|norm|post_norm            the feed-forward network (`gate` is the activated half of a gated one)
     embeddings, embeddings.norm               outside the blocks: the token table and the norm before the first block,
-    embeddings.projection[.norm]              what brings narrow embeddings or features to the hidden width,
+    embeddings.projection[.norm]              what brings narrow embeddings, features or patches to the hidden width,
     final.norm, projection                    the norm after the last block, the projection to a joint space,
     pooler, pooler.norm|in|out                the model's own pooler: one layer, or a norm and a feed-forward network
 

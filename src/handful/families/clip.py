@@ -29,6 +29,7 @@ FAMILY = Family(
             blocks="vision_model.encoder.layers",
             roles=_ROLES,
             outer={
+                "embeddings.projection": "vision_model.embeddings.patch_embedding",
                 "embeddings.norm": "vision_model.pre_layrnorm",
                 "final.norm": "vision_model.post_layernorm",
                 "projection": "visual_projection",

@@ -22,7 +22,7 @@ FAMILY = Family(
                 "ffn.out": ("mlp.fc2", "mlp.down_proj"),
                 "ffn.norm": "norm2",
             },
-            outer={"final.norm": "layernorm"},
+            outer={"embeddings.projection": "embeddings.patch_embeddings.projection", "final.norm": "layernorm"},
         ),
     ),
 )

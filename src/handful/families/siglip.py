@@ -29,6 +29,7 @@ FAMILY = Family(
             blocks="vision_model.encoder.layers",
             roles=_ROLES,
             outer={
+                "embeddings.projection": "vision_model.embeddings.patch_embedding",
                 "final.norm": "vision_model.post_layernorm",
                 "pooler.norm": ("vision_model.head.layernorm",),
                 "pooler.in": ("vision_model.head.mlp.fc1",),

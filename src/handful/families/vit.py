@@ -21,7 +21,11 @@ FAMILY = Family(
                 "ffn.out": "mlp.fc2",
                 "ffn.norm": "layernorm_after",
             },
-            outer={"final.norm": "layernorm", "pooler": ("pooler.dense",)},
+            outer={
+                "embeddings.projection": "embeddings.patch_embeddings.projection",
+                "final.norm": "layernorm",
+                "pooler": ("pooler.dense",),
+            },
         ),
     ),
 )

@@ -11,20 +11,41 @@ from typing import Any
 
 from handful.errors import MethodError
 from handful.methods.base import Method
-from handful.methods.combine import OnLayers, Union, union
+from handful.methods.combine import Union, union
+from handful.methods.variants import OnLayers, OverTasks
 
 _BUILT_IN = {
     "lora": "lora.LoRA",
+    "dora": "dora.DoRA",
+    "vera": "vera.VeRA",
     "ia3": "ia3.IA3",
+    "ssf": "ssf.SSF",
     "houlsby": "bottleneck.Houlsby",
     "pfeiffer": "bottleneck.Pfeiffer",
     "parallel": "bottleneck.ParallelAdapter",
-    "kronecker": "kronecker.KroneckerAdapter",
+    "compacter": "kronecker.Compacter",
+    "compacter++": "kronecker.CompacterPlusPlus",
+    "phm": "kronecker.PHMAdapter",
+    "lowrank": "lowrank_adapter.LowRankAdapter",
     "bitfit": "bitfit.BitFit",
     "layernorm": "layernorm.LayerNormTuning",
     "prompt": "prompt.PromptTuning",
+    "prompt_mlp": "prompt.PromptMLP",
     "prefix": "prefix.PrefixTuning",
+    "prefix_mlp": "prefix.PrefixMLP",
+    "mam": "mam.MAM",
+    "hyperformer": "hyperformer.HyperFormer",
+    "hyperformer_pp": "hyperformer.HyperFormerPP",
     "ladder": "ladder.LadderSide",
+    "last": "last.LAST",
+    "losa": "losa.LoSA",
+    "apt": "apt.APT",
+    "full": "full.DenseDelta",
+    "sparse": "sparse.SparseDelta",
+    "magnitude_pruning": "sparse.MagnitudePruning",
+    "diff_pruning": "diff_pruning.DiffPruning",
+    "fish": "fish.FishMask",
+    "said": "said.IntrinsicSAID",
 }
 
 
@@ -102,6 +123,6 @@ def _rich(value: Any) -> Any:
     return tuple(_rich(item) for item in value) if isinstance(value, list) else value
 
 
-_COMBINED: dict[str, Callable[..., Method]] = {"union": Union, "on_layers": OnLayers}
+_COMBINED: dict[str, Callable[..., Method]] = {"union": Union, "on_layers": OnLayers, "over_tasks": OverTasks}
 
-__all__ = ["Method", "OnLayers", "Union", "from_spec", "method", "methods", "to_spec", "union"]
+__all__ = ["Method", "OnLayers", "OverTasks", "Union", "from_spec", "method", "methods", "to_spec", "union"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from handful.types import Site
+    from handful.types import Params, Site
 
 Role = str
 
@@ -23,6 +23,8 @@ class Base(Protocol):
     normalized  for norms: the normalised input before scale and shift, so that `base(x) = normalized(x) * w + b`
     mask        `[..., B, S]`, True at real tokens, for methods that mix tokens
     dropout     dropout whose mask depends on the task's own seed, step and site, and on nothing else in the batch
+    uniform     numbers in [0, 1) of the task for this step, site and `name`, in the shape in which `apply` sees a
+                parameter of `shape`; None where nothing is random (evaluation)
     """
 
     mask: Tensor
@@ -34,6 +36,7 @@ class Base(Protocol):
     def __call__(self, x: Any) -> Any: ...
     def normalized(self, x: Tensor) -> Tensor: ...
     def dropout(self, x: Tensor, p: float) -> Tensor: ...
+    def uniform(self, name: str, *shape: int) -> Tensor | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +45,18 @@ class Method:
 
     `apply` sees `x` as `[..., N, d_in]` with a matrix parameter `[a, b]` as `[..., a, b]` and a vector `[d]` as
     `[..., 1, d]`, where `...` is empty for one task and `T` for a stack: write products with `@`, `.mT`, `*` and
-    `einsum("...", ...)` and both are served by the same lines.
+    `einsum("...", ...)` and both are served by the same lines. Integer tensors are data: they are kept and shown to
+    `apply`, but not trained and not counted.
+
+    Few methods need more than `covers`, `init`, `apply` and `shared`: the hooks below them are about training.
     """
+
+    source: ClassVar[str] = ""
+    """Authors, year, arXiv number, and the section or equation."""
+    first: ClassVar[Literal["train", "fisher"]] = "train"
+    """What `finished` is given: trained parameters, or the diagonal Fisher information of the fresh ones."""
+    refit: ClassVar[float] = 0.0
+    """How long what `finished` answers is trained after that, as a multiple of the steps before."""
 
     roles: frozenset[Role] = frozenset()
     """Where the method acts."""
@@ -63,3 +76,19 @@ class Method:
     def shared(self, sites: Sequence[Site], generator: torch.Generator) -> dict[str, Tensor]:
         """Parameters held once for all sites; `apply` finds them beside the site's own."""
         return {}
+
+    def rate(self, name: str) -> float:
+        """The learning rate of the parameter `name` as a multiple of the schedule's; 0 keeps it as it starts."""
+        return 1.0
+
+    def tied(self, name: str) -> bool:
+        """Whether tasks that are trained together hold the parameter `name` in common, and all teach it."""
+        return False
+
+    def penalty(self, params: Params) -> Tensor | float:
+        """`[T]`, added to the losses of tasks with params `[T, ...]`."""
+        return 0.0
+
+    def finished(self, params: Params, sites: Sequence[Site]) -> tuple[Method, Params]:
+        """What is kept of one task's params `[...]` after training, and the method that reads it."""
+        return self, params

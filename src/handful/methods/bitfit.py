@@ -1,7 +1,7 @@
 """BitFit (Ben Zaken et al. 2022, arXiv 2106.10199): only the bias terms learn."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,11 +14,14 @@ from handful.types import LINEARS, NORMS, Site
 class BitFit(Method):
     """`h = base(x) + b` wherever the backbone has a bias; `add_missing` also gives one to layers without.
 
-    Parameters per site: `d_out`. T5 and Llama have no biases, so there `add_missing` must be asked for.
+    T5 and Llama have no biases, so there `add_missing` must be asked for. The variant of two biases a block, of queries
+    and of the first feed-forward layer, is `roles={"attention.query", "ffn.in"}`. Parameters per site: `d_out`.
     """
 
+    source: ClassVar[str] = "Ben Zaken et al. 2022, arXiv 2106.10199"
+
     add_missing: bool = False
-    roles: frozenset[str] = LINEARS | NORMS | {"pooler"}
+    roles: frozenset[str] = LINEARS | NORMS | {"pooler", "embeddings.projection"}
 
     def covers(self, site: Site) -> bool:
         return site.role in self.roles and (site.has_bias or self.add_missing)

@@ -1,7 +1,8 @@
 """Bottleneck adapters: Houlsby et al. 2019 (serial), Pfeiffer et al. 2021 (residual), He et al. 2022 (parallel)."""
 
+import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,9 @@ class Bottleneck(Method):
     roles: frozenset[str] = frozenset()
 
     def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:
-        m = self.width or max(1, site.d_out // self.reduction)
+        m = max(1, site.d_out // self.reduction) if self.width is None else self.width
+        if m < 1 or self.reduction < 1:
+            raise ValueError(f"width {self.width} and reduction {self.reduction} must be at least 1")
         return {
             "down": torch.empty(m, site.d_in).normal_(0, 0.02, generator=generator),
             "down_bias": torch.zeros(m),
@@ -37,14 +40,17 @@ class Bottleneck(Method):
         }
 
     def adapter(self, params: dict[str, Tensor], h: Tensor, base: Base) -> Tensor:
+        scale = params.get("scale", self.scale)
         inner = getattr(F, self.activation)(h @ params["down"].mT + params["down_bias"])
-        inner = self.scale * base.dropout(inner, self.dropout)  # of the two, the small one is scaled
-        return inner @ params["up"].mT + self.scale * params["up_bias"]
+        inner = scale * base.dropout(inner, self.dropout)  # of the two, the small one is scaled
+        return inner @ params["up"].mT + scale * params["up_bias"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Houlsby(Bottleneck):
     """`h + A(h)` after the attention output and after the feed-forward output, before the residual sum."""
+
+    source: ClassVar[str] = "Houlsby et al. 2019, arXiv 1902.00751, section 2.1"
 
     roles: frozenset[str] = frozenset({"attention.out", "cross.out", "ffn.out"})
 
@@ -63,6 +69,8 @@ class Pfeiffer(Bottleneck):
     `norm` is the block's own post-norm (BERT); pre-norm blocks have none there and it is the identity.
     """
 
+    source: ClassVar[str] = "Pfeiffer et al. 2021, arXiv 2005.00247"
+
     roles: frozenset[str] = frozenset({"ffn.add"})
 
     def apply(self, params: dict[str, Tensor], x: Any, base: Base, site: Site) -> Any:
@@ -71,10 +79,22 @@ class Pfeiffer(Bottleneck):
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelAdapter(Bottleneck):
-    """`FFN(x) + s A(x)`: beside the feed-forward, from its input (He et al. 2022, arXiv 2110.04366, table 1)."""
+    """`FFN(x) + s A(x)`: beside the feed-forward, from its input. `learned_scale` trains `s` from `scale`.
+
+    `W_down` starts Kaiming-uniform and `W_up` at zero, as LoRA's matrices do. Parameters per site: `2 d m + m + d`, and
+    one for a learned scale.
+    """
+
+    source: ClassVar[str] = "He et al. 2022, arXiv 2110.04366, table 1"
 
     scale: float = 4.0
+    learned_scale: bool = False
     roles: frozenset[str] = frozenset({"ffn"})
+
+    def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:
+        made, bound = super().init(site, generator), 1 / math.sqrt(site.d_in)
+        made["down"].uniform_(-bound, bound, generator=generator)  # kaiming_uniform with a = sqrt(5)
+        return made | ({"scale": torch.full((1,), self.scale)} if self.learned_scale else {})
 
     def apply(self, params: dict[str, Tensor], x: Any, base: Base, site: Site) -> Any:
         return base(x) + self.adapter(params, x, base)

@@ -1,8 +1,8 @@
-"""Combining methods: several at once, or one on a range of blocks."""
+"""Several methods at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from handful.types import Site
+    from handful.types import Params, Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,37 +42,36 @@ class Union(Method):
             for name, value in method.init(site, generator).items()
         }
 
+    def rate(self, name: str) -> float:
+        return self._of(name, lambda method, own: method.rate(own))
+
+    def tied(self, name: str) -> bool:
+        return self._of(name, lambda method, own: method.tied(own))
+
+    def penalty(self, params: Params) -> Tensor | float:
+        return sum(method.penalty(_parts(params, f"{i}.")) for i, method in enumerate(self.methods))
+
+    def finished(self, params: Params, sites: Sequence[Site]) -> tuple[Method, Params]:
+        methods: list[Method] = []
+        kept: Params = {}
+        for i, method in enumerate(self.methods):
+            done, own = method.finished(_parts(params, f"{i}."), [site for site in sites if method.covers(site)])
+            methods.append(done)
+            for site, found in own.items():
+                kept.setdefault(site, {}).update({f"{i}.{name}": p for name, p in found.items()})
+        return Union(methods=tuple(methods)), kept
+
+    def _of(self, name: str, ask: Callable[[Method, str], Any]) -> Any:
+        """What the part that brings the parameter `name` says of it."""
+        i, _, own = name.partition(".")
+        return ask(self.methods[int(i)], own)
+
     def apply(self, params: dict[str, Tensor], x: Any, base: Base, site: Site) -> Any:
         layer = base
         for i, method in enumerate(self.methods):
             if method.covers(site):
                 layer = cast("Base", _Nested(method, _part(params, f"{i}."), layer, site))
         return layer(x)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnLayers(Method):
-    """A method on blocks `start` (inclusive) to `stop` (exclusive) only; negative numbers count from the top."""
-
-    method: Method
-    start: int = 0
-    stop: int | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "roles", self.method.roles)
-
-    def covers(self, site: Site) -> bool:
-        inside = range(site.num_layers)[slice(self.start, self.stop)]
-        return site.layer in inside and self.method.covers(site)
-
-    def shared(self, sites: Sequence[Site], generator: torch.Generator) -> dict[str, Tensor]:
-        return self.method.shared(sites, generator)
-
-    def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:
-        return self.method.init(site, generator)
-
-    def apply(self, params: dict[str, Tensor], x: Any, base: Base, site: Site) -> Any:
-        return self.method.apply(params, x, base, site)
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,11 @@ class _Nested:
 
 def _part(params: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+
+
+def _parts(params: Params, prefix: str) -> Params:
+    found = {site: _part(own, prefix) for site, own in params.items()}
+    return {site: own for site, own in found.items() if own}
 
 
 def union(*methods: Method) -> Union:

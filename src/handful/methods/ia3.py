@@ -1,7 +1,7 @@
 """(IA)^3 (Liu et al. 2022, arXiv 2205.05638, section 3.3): learned rescaling of keys, values and inner activations."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,8 +14,12 @@ from handful.types import Site
 class IA3(Method):
     """`l_k * K`, `l_v * V` and `W2 (l_ff * act(W1 x))`, all vectors starting at one.
 
-    Parameters: `d_out` at keys and values, `d_in` at `ffn.out`, whose input is rescaled.
+    What enters `ffn.out` is rescaled, at every other role what leaves. In a gated network the authors rescale the linear
+    half instead, role `ffn.in`, which is the same; without a gate that would come before the activation.
+    Parameters: `d_in` at `ffn.out`, `d_out` elsewhere.
     """
+
+    source: ClassVar[str] = "Liu et al. 2022, arXiv 2205.05638, section 3.3"
 
     roles: frozenset[str] = frozenset({"attention.key", "attention.value", "cross.key", "cross.value", "ffn.out"})
 

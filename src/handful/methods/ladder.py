@@ -2,71 +2,110 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from handful.methods.base import Base, Method
+from handful.side import Layers, attention, attention_mask, chosen, heads_of, pruned
 from handful.types import Site
+
+_ROLES = {"qkv": "attention.query", "out": "attention.out", "ffn_in": "ffn.in", "ffn_gate": "ffn.gate"} | {
+    "ffn_out": "ffn.out", "norm": "ffn.norm", "last": "ffn.norm"
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class LadderSide(Method):
-    """A side network of width `d = D / reduction` with one pre-norm block per backbone block (section 3.2).
+    """Ladder side tuning: a transformer of width `d = D / r` beside the backbone, fed by gated taps of its blocks.
 
-    `s_i = block_i(mu_i s_{i-1} + (1 - mu_i) W_i h_i)` with `mu_i = sigmoid(alpha_i / 0.1)`, and the answer is
-    `h_L + W_up s_L`. `W_up` starts at zero, so the start is the backbone's own answer. Nothing flows back into the
-    backbone: every `h_i` is a cached feature. Parameters: `(L + 1) D d + L (12 d^2 + 1) + d D`.
+    `u_0 = D_0 z_0`, `u_i = S_i(mu_i u_{i-1} + (1 - mu_i) D_i z_i)` with `mu_i = sigmoid(alpha_i / 0.1)` for each block
+    `i` in `layers`, whose output is `z_i`. `S_i` is a pre-norm block with the backbone's heads, gate and biases, its
+    attention and inner widths divided by `r`; it knows positions from the taps alone, and is causal in decoders. The
+    answer is `h_L + U LN(u_L)` with `U` zero at the start, or as released (`wiring="gated"`, whose start is not the
+    backbone) `mu U LN(u_L) + (1 - mu) h_L`. `start="magnitude"` takes the matrices of `S_i` from the backbone
+    (`handful.side.pruned`); the paper prunes by Fisher information, which needs gradients of the backbone: not here.
+    Parameters of `n` blocks with attention width `a` and inner width `f`, without the biases of blocks and norms:
+    `(n + 1)(D d + d) + n (4 a d + 2 f d + 2 d + 1) + d + d D + D`.
     """
 
+    source: ClassVar[str] = "Sung, Cho & Bansal 2022, arXiv 2206.06522, section 3"
+
     reduction: int = 8
-    num_heads: int = 2
+    num_heads: int | None = None
+    layers: Layers = None
+    start: Literal["random", "magnitude"] = "random"
+    wiring: Literal["residual", "gated"] = "residual"
+    activation: Literal["gelu", "relu", "silu"] = "gelu"
     roles: frozenset[str] = frozenset({"hidden_states"})
 
     def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:
-        d, depth = self._width(site), site.num_layers
+        if not 1 <= self.reduction <= site.d_in:
+            raise ValueError(f"reduction={self.reduction}, where 1 to {site.d_in} fits")
+        layers, block = chosen(self.layers, site), site.extra["blocks"][0]
+        d, n, (heads, head, f) = site.d_in // self.reduction, len(layers), self._widths(site)
 
         def normal(*shape: int) -> Tensor:
             return torch.empty(*shape).normal_(0, 1 / math.sqrt(shape[-1]), generator=generator)
 
-        return {
-            "down": normal(depth + 1, d, site.d_in),
-            "alpha": torch.zeros(depth),
-            "qkv": normal(depth, 3 * d, d),
-            "out": normal(depth, d, d),
-            "ffn_in": normal(depth, 4 * d, d),
-            "ffn_out": normal(depth, d, 4 * d),
-            "up": torch.zeros(site.d_out, d),
-        }
+        p = {"down": normal(n + 1, d, site.d_in), "down_bias": torch.zeros(n + 1, d), "alpha": torch.zeros(n)}
+        p |= {"qkv": normal(n, 3 * heads * head, d), "out": normal(n, d, heads * head), "ffn_in": normal(n, f, d)}
+        p |= {"ffn_gate": normal(n, f, d)} if "ffn.gate" in block else {}
+        p |= {"ffn_out": normal(n, d, f), "norm": torch.ones(n, 2, d), "last": torch.ones(d)}
+        for name, role in _ROLES.items():
+            if name in p and (role not in block or block[role].site.has_bias):
+                p[f"{name}_bias"] = torch.zeros(p[name].shape if role == "ffn.norm" else p[name].shape[:-1])
+        gated = self.wiring == "gated"
+        p |= {"up": normal(site.d_out, d) if gated else torch.zeros(site.d_out, d), "up_bias": torch.zeros(site.d_out)}
+        p |= {"alpha_last": torch.zeros(())} if gated else {}
+        if self.start == "random":
+            return p
+        if self.start != "magnitude" or self.num_heads not in (None, heads_of(site)):
+            raise ValueError("start is 'random' or 'magnitude', the latter with the backbone's heads (num_heads=None)")
+        return {**p, **pruned(site, layers, d, head, f)}
 
     def apply(self, params: dict[str, Tensor], x: Any, base: Base, site: Site) -> Any:
         # x: the embeddings' and each block's states, L + 1 tensors [..., B, S, D]
         rows, tokens = x[0].shape[-3:-1]
+        mask, heads = attention_mask(base.mask, x[0], causal=site.stack == "decoder"), self._widths(site)[0]
         mu = torch.sigmoid(params["alpha"] / 0.1)
 
-        def weight(name: str, i: int) -> Tensor:
-            return params[name][..., i, :, :].mT
+        def linear(name: str, h: Tensor, i: int) -> Tensor:
+            y = h @ params[name][..., i, :, :].mT
+            return y + params[f"{name}_bias"][..., i, None, :] if f"{name}_bias" in params else y
 
-        side = x[0].flatten(-3, -2) @ weight("down", 0)
-        for i in range(site.num_layers):
+        def norm(h: Tensor, i: int, which: int) -> Tensor:
+            bias = params["norm_bias"][..., i, which, None, :] if "norm_bias" in params else None
+            return _norm(h, params["norm"][..., i, which, None, :], bias)
+
+        side = linear("down", x[0].flatten(-3, -2), 0)
+        for i, block in enumerate(chosen(self.layers, site)):
             gate = mu[..., i, None]
-            side = gate * side + (1 - gate) * (x[i + 1].flatten(-3, -2) @ weight("down", i + 1))
-            qkv = (_norm(side) @ weight("qkv", i)).unflatten(-2, (rows, tokens))
-            side = side + self._attention(qkv, base.mask).flatten(-3, -2) @ weight("out", i)
-            side = side + F.gelu(_norm(side) @ weight("ffn_in", i)) @ weight("ffn_out", i)
-        return base(x) + (side @ params["up"].mT).unflatten(-2, (rows, tokens))
+            side = gate * side + (1 - gate) * linear("down", x[block + 1].flatten(-3, -2), i + 1)
+            qkv = linear("qkv", norm(side, i, 0), i).unflatten(-2, (rows, tokens))
+            side = side + linear("out", attention(qkv, mask, heads).flatten(-3, -2), i)
+            h = norm(side, i, 1)
+            inner = getattr(F, self.activation)(linear("ffn_gate" if "ffn_gate" in params else "ffn_in", h, i))
+            inner = inner * linear("ffn_in", h, i) if "ffn_gate" in params else inner
+            side = side + linear("ffn_out", inner, i)
+        side = _norm(side, params["last"], params.get("last_bias"))
+        answer = side @ params["up"].mT + params["up_bias"]
+        if self.wiring == "residual":
+            return base(x) + answer.unflatten(-2, (rows, tokens))
+        mix = torch.sigmoid(params["alpha_last"] / 0.1)
+        return (mix * answer + (1 - mix) * base(x).flatten(-3, -2)).unflatten(-2, (rows, tokens))
 
-    def _attention(self, qkv: Tensor, mask: Tensor) -> Tensor:
-        """Self-attention of `qkv [..., B, S, 3 d]` under `mask [..., B, S]`, True at real tokens."""
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3) for part in qkv.chunk(3, -1))
-        scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~mask[..., None, None, :], torch.finfo(q.dtype).min)
-        return (scores.softmax(-1) @ v).transpose(-2, -3).flatten(-2)
-
-    def _width(self, site: Site) -> int:
-        return max(1, site.d_in // self.reduction // self.num_heads) * self.num_heads
+    def _widths(self, site: Site) -> tuple[int, int, int]:
+        """Heads of the side network, the width of one, and the inner width of the feed-forward network."""
+        heads = self.num_heads or heads_of(site)
+        head, inner = heads_of(site) * site.extra["head_size"] // heads, site.extra["blocks"][0]["ffn.in"].site.d_out
+        return heads, max(1, head // self.reduction), max(1, inner // self.reduction)
 
 
-def _norm(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:])
+def _norm(h: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+    """Layer norm, or where there is no shift, as in T5 and Llama, a root-mean-square norm."""
+    if shift is None:
+        return F.rms_norm(h, h.shape[-1:], eps=1e-6) * scale
+    return F.layer_norm(h, h.shape[-1:]) * scale + shift

@@ -1,7 +1,7 @@
 """LayerNorm tuning: the scale and shift of every norm learn (a baseline in Liu et al. 2022 and Zhao et al. 2023)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ class LayerNormTuning(Method):
 
     Parameters per site: `d`, or `2 d` with a shift.
     """
+
+    source: ClassVar[str] = "Liu et al. 2022, arXiv 2205.05638, table 4 (a baseline); Zhao et al. 2023, arXiv 2312.11420"
 
     roles: frozenset[str] = NORMS
 

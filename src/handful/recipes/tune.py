@@ -16,17 +16,18 @@ from handful.batches import TOKEN_BUDGET, Rows, concatenate, lengths
 from handful.cache import FeatureCache
 from handful.checkpoint import digest
 from handful.costs import count_flops, measured, peak_memory
-from handful.crossval import FINAL, Plan, judge, seeds_of
-from handful.fit import Schedule, evaluate, fit
+from handful.crossval import FINAL, Member, Plan, judge, seeds_of
+from handful.fit import Schedule, evaluate
 from handful.losses import LOSSES
 from handful.methods import to_spec
 from handful.methods.base import Method
-from handful.methods.combine import OnLayers
 from handful.methods.lora import LoRA
+from handful.methods.variants import OnLayers
 from handful.progress import Progress, silent
 from handful.prompts import encode, targets
 from handful.scoring import Classifier, prototype_head
-from handful.types import Batch, Params, Task, stack_params, task_params
+from handful.stages import train
+from handful.types import Batch, Params, Task, map_params, stack_params, task_params
 
 SCALE = 8.0
 """Length of the pooled states that the head reads: an inverse temperature for its cosine scores."""
@@ -69,36 +70,36 @@ def tune(
         plan = Plan.of(tasks, [targets(task) for task in tasks], num_folds, seed=seeds)
         parts = [encode(backbone, task.examples, template=task.template) for task in tasks]
         rows = Batch(concatenate([part.inputs for part in parts]), torch.cat([part.row_mask for part in parts]))
-        pool = model.prepared(rows, store)
-        progress("reading the backbone", 1.0)
         members = plan.members()
-        rows = plan.training(pool, members)
         starts = {own: adapted.init(own) for own in dict.fromkeys(seeds)}
         params = stack_params([starts[seeds[t]] for t, _ in members])
-        params["head"] = _prototypes(model, params, rows)
-        trained, history = fit(
-            model, params, rows, LOSSES[tasks[0].kind],
+        params["head"] = _prototypes(model, params, plan.training(model.prepared(rows, store), members))
+        progress("reading the backbone", 1.0)
+        trained = train(
+            model, params, lambda model: plan.training(model.prepared(rows, store), members), LOSSES[tasks[0].kind],
             Schedule(steps=steps, lr=lr, batch_size=batch_size, warmup=0.1, weight_decay=0.01),
-            seed=[seeds[t] for t, _ in members],
-            watch=lambda step, _, __: progress("tuning", step / steps),
+            seed=[seeds[t] for t, _ in members], groups=_groups(members), progress=progress,
             checkpoint=checkpoint / f"{key[:16]}.safetensors" if checkpoint else None,
         )  # fmt: skip
+        model, adapted = trained.model, trained.adapted
+        pool = model.prepared(rows, store)
         folds = [i for i, (_, held) in enumerate(members) if held != FINAL]
         asked = [members[i] for i in folds]
-        scores = evaluate(model, _some(trained, folds), plan.held_out(pool, asked)) if folds else torch.empty(0)
+        held_out = plan.held_out(pool, asked) if folds else None
+        scores = evaluate(model, _some(trained.params, folds), held_out) if held_out else torch.empty(0)
     artifacts = []
     for t, task in enumerate(tasks):
         verdict = judge(plan, t, plan.gather(asked, scores, t)[None, None], [], seed=seeds[t])
         member = members.index((t, FINAL))
-        final = task_params(trained, member)
+        final = task_params(trained.params, member)
         head = {name: p[: len(task.labels)] for name, p in final.pop("head").items()}
-        notes = [f"training stopped: {history.stopped[member]}"] if member in history.stopped else []
+        notes = [f"training stopped: {trained.stopped[member]}"] if member in trained.stopped else []
         artifacts.append(
             Artifact.of(
                 task,
                 backbone,
                 recipe=f"tune:{name}",
-                method=spec,
+                method=to_spec(adapted.method),
                 sites=[{"name": s.name, "role": s.role, "layer": s.layer} for s in adapted.sites],
                 params=final,
                 features={"kind": "pooled", "pooling": backbone.pooling, "scale": SCALE},
@@ -112,6 +113,12 @@ def tune(
             )
         )
     return artifacts
+
+
+def _groups(members: Sequence[Member]) -> list[int]:
+    """Tasks share what a method ties with those that are without the same folds, the final ones with each other."""
+    kinds = list(dict.fromkeys(held for _, held in members))
+    return [kinds.index(held) for _, held in members]
 
 
 def _prototypes(model: Classifier, params: Params, rows: Rows) -> dict[str, Tensor]:
@@ -128,10 +135,8 @@ def _cost(
     tokens = max(1, round(float(lengths(pool)[start : start + rows].double().mean())))
     ids = torch.zeros(1, tokens, dtype=torch.long, device=pool.row_mask.device)
     row = Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.ones(1, dtype=torch.bool))
-    leaves = [p.clone().requires_grad_() for own in params.values() for p in own.values()]
-    tree, i = {}, iter(leaves)
-    for site, own in params.items():
-        tree[site] = {name: next(i) for name in own}
+    tree = map_params(lambda p: p.clone().requires_grad_(p.is_floating_point()), params)
+    leaves = [p for own in tree.values() for p in own.values() if p.requires_grad]
     query = count_flops(lambda: model(params, row))
     step = count_flops(lambda: torch.autograd.grad(model(tree, row).sum(), leaves, allow_unused=True))
     head = sum(p.numel() for p in params["head"].values())
