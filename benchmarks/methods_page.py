@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from handful.counting import DEFAULT, Check, Count, count
+from handful.counting import DEFAULT, Check, Count, count, count_said
 from handful.errors import HandfulError
 from handful.methods import _BUILT_IN, methods
 from handful.shapes import known, shape
@@ -30,6 +30,13 @@ PLACES = {
     "feed-forward": FEED_FORWARD, "all norms": NORMS,
 }  # fmt: skip
 """Sets of roles that are told by one name."""
+FORMULAS = {
+    "mam": "those of `prefix` and of `parallel`",
+    "sparse": "`floor(fraction d)` of the `d` covered entries",
+    "fish": "`floor(fraction d)` of the `d` covered entries, after one look at all",
+    "said": "`dimension`",
+}
+"""Of methods whose docstrings have no sentence for it."""
 
 
 def page() -> tuple[str, list[str]]:
@@ -57,9 +64,17 @@ def page() -> tuple[str, list[str]]:
 def method_rows() -> Iterator[str]:
     """A line for each method of the shelf."""
     for name in _BUILT_IN:
-        kind = methods()[name]
+        kind: Any = methods()[name]
         found = count(shape(DEFAULT), kind())
-        cells = f"`{name}`", where(kind().roles), formula(kind), f"{found.trainable:,}", percent(found), kind.source
+        trained = f"{found.trainable:,}" + (f", kept {found.kept:,}" if found.kept is not None else "")
+        cells = (
+            f"`{name}`",
+            where(kind().roles),
+            FORMULAS.get(name) or formula(kind),
+            trained,
+            percent(found),
+            kind.source,
+        )
         yield f"| {' | '.join(cells)} |"
 
 
@@ -74,11 +89,13 @@ def where(roles: Iterable[str]) -> str:
 
 
 def formula(kind: Any) -> str:
-    """What the docstring of a method, or of what it is a kind of, says after "Parameters"."""
+    """What the docstring of a method, or of what it is a kind of, says of its parameters."""
     for own in kind.__mro__:
         text = " ".join((own.__doc__ or "").split())
-        if said := re.search(r"Parameters ?([^:]*): (.+?)\.(?: |$)", text):
-            return said[2] + (" a site" if said[1] in ("per site", "a site") else "")
+        if said := re.search(
+            r"(?:Parameters|Trained parameters|Trained)( (?:per|a) site)?[^:.]*: (.+?)\.(?: |$)", text
+        ):
+            return f"a site: {said[2]}" if said[1] else said[2]
     return "-"
 
 
@@ -109,6 +126,9 @@ def row(check: Check) -> tuple[str, str]:
                 ours += [said] if said != ours[0] else []
                 agreed.append(same)
             equal = "yes" if all(agreed) else "no"
+            if check.measure == "fraction":
+                own = count_said(check.backbone, check.spec)
+                notes.append(f"of what it covers here, no table of embeddings and no head, it keeps {kept_of(own):,}")
             notes += [check.why] if check.why else []
             problem = "" if all(agreed) or check.why else f"{', '.join(ours)} here, and no `why`"
             problem = problem or ("equal, and yet a `why`" if all(agreed) and check.why else "")
@@ -116,6 +136,10 @@ def row(check: Check) -> tuple[str, str]:
     published = "; ".join([*check.figures, *values])
     cells = check.what, check.backbone, spec, published, "; ".join(ours) or "-", equal, "; ".join(notes)
     return f"| {' | '.join(cells)} |", problem
+
+
+def kept_of(found: Count) -> int:
+    return found.trainable if found.kept is None else found.kept
 
 
 def figure(printed: str, found: Count, tasks: int) -> tuple[str, bool]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from handful.methods.base import Method
     from handful.methods.combine import union
     from handful.methods.variants import OnLayers
+    from handful.peft_format import load_peft, save_peft
     from handful.types import Batch, Episode, Example, Site, Task
 
 __version__ = "0.1.0"
@@ -39,6 +40,8 @@ _PUBLIC = {
     "Adapted": "handful.attach:Adapted",
     "fit": "handful.fit:fit",
     "evaluate": "handful.fit:evaluate",
+    "load_peft": "handful.peft_format:load_peft",
+    "save_peft": "handful.peft_format:save_peft",
     "method": "handful.methods:method",
     "methods": "handful.methods:",
     "union": "handful.methods.combine:union",
@@ -72,9 +75,11 @@ __all__ = [
     "fit_many",
     "load",
     "load_backbone",
+    "load_peft",
     "method",
     "methods",
     "recipes",
+    "save_peft",
     "union",
 ]
 

@@ -36,9 +36,10 @@ def model_card(artifact: Artifact) -> str:
 def _estimate_lines(estimate: dict[str, Any]) -> list[str]:
     lines = []
     for name in ("accuracy", "macro_f1"):
-        if interval := estimate.get(name):
+        if (interval := estimate.get(name)) and interval["value"] is not None:
             value, low, high = (interval[key] for key in ("value", "low", "high"))
             lines.append(
                 f"- {name.replace('_', ' ')}: {value:.1%} ({interval['level']:.0%} interval {low:.1%} to {high:.1%})"
             )
+    lines = lines or ["- not measured: no rows were held out"]
     return [*lines, *(f"- {warning}" for warning in estimate.get("warnings", ()))]

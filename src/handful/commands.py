@@ -171,8 +171,13 @@ def list_methods(*, as_json: bool) -> None:
         found = counting.count(default, kind())
         source = getattr(kind, "source", "") or _first_line(sys.modules[kind.__module__])
         row = {"name": name, "does": _first_line(kind), "source": source}
-        rows.append(row | (found.to_dict() if as_json else {f"of {default.id}": f"{found.share:.3%}"}))
+        rows.append(row | (found.to_dict() if as_json else {f"of {default.id}": _shares(found)}))
     print_listing(rows, as_json)
+
+
+def _shares(found: counting.Count) -> str:
+    kept = "" if found.kept is None else f", kept {found.kept / found.total:.3%}"
+    return f"{found.share:.3%}{kept}"
 
 
 def count_method(backbone: str, method: str, *, tasks: int, as_json: bool) -> None:
@@ -186,6 +191,8 @@ def count_method(backbone: str, method: str, *, tasks: int, as_json: bool) -> No
     table.add_row("trainable", f"{found.trainable:,}")
     table.add_row("total", f"{found.total:,}")
     table.add_row("share", f"{found.share:.4%}")
+    if found.kept is not None:
+        table.add_row("kept", f"{found.kept:,} after training")
     for figure in counting.published(backbone, method) if tasks == 1 else ():
         table.add_row("published", Text(figure))
     out_console.print(table)

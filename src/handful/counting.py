@@ -21,7 +21,7 @@ from handful.methods.full import size_of
 from handful.methods.sparse import SparseDelta, kept
 from handful.methods.variants import Inner
 from handful.recipes import parse
-from handful.shapes import known, shape
+from handful.shapes import bare, known, shape
 from handful.sites import all_places
 from handful.types import LINEARS, NORMS, Params
 
@@ -54,11 +54,12 @@ class Count:
 def count(backbone: Backbone, method: Method, *, tasks: int = 1) -> Count:
     """What `tasks` tasks train together: what they hold in common once, the rest for each.
 
-    Parameters are drawn on torch's meta device, where they have a shape and no memory. Raises MethodError where the method
-    does not fit the backbone.
+    Parameters are drawn on torch's meta device, where they have a shape and no memory. Raises MethodError where the
+    method does not fit the backbone.
     """
-    whole = attach(backbone, method)
-    parts = [attach(backbone, part) for part in method.methods] if isinstance(method, Union) else [whole]
+    frozen = bare(backbone)
+    whole = attach(frozen, method)
+    parts = [attach(frozen, part) for part in method.methods] if isinstance(method, Union) else [whole]
     each = [_count_one(part, tasks) for part in parts]
     trained, left = (sum(numbers) for numbers in zip(*each, strict=True))
     return Count(trained, backbone.num_parameters, left if left != trained else None)

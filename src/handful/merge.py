@@ -35,8 +35,8 @@ _REASONS = {
 def merge(adapted: Adapted, params: Params) -> dict[str, Tensor]:
     """New weights and biases by parameter name, from the params of one task, in the backbone's dtype.
 
-    Names that the backbone does not have are biases of linear layers and convolutions without one. Raises MethodError, which names
-    the site, where the tuned layer is not affine, stands in no weight, or needs a bias that the layer cannot hold.
+    Names that the backbone does not have are biases of linear layers and convolutions without one. Raises MethodError,
+    which names the site, where the tuned layer is not affine, stands in no weight, or needs a bias that it cannot hold.
     """
     if adapted.backbone.shards:
         raise MethodError(

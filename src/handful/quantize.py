@@ -90,7 +90,7 @@ def int8_product(x: Tensor, layer: Int8) -> Tensor:
     else:
         y = rounded @ layer.codes.t().to(rows.dtype)
     y.mul_(step).addcmul_(middle, layer.sums).mul_(layer.steps)
-    return (y if layer.bias is None else y.add_(layer.bias)).to(x.dtype).reshape(*x.shape[:-1], -1)
+    return (y if layer.bias is None else y.add_(layer.bias)).to(x.dtype).reshape(*x.shape[:-1], layer.out_features)
 
 
 @cache

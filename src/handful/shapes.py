@@ -42,6 +42,17 @@ def shape(said: str) -> Backbone:
     return from_model(model, id=said, fingerprint="none")
 
 
+def bare(backbone: Backbone) -> Backbone:
+    """The backbone without its weights."""
+    if backbone.device.type == "meta":
+        return backbone
+    import torch
+
+    with torch.device("meta"):
+        model = type(backbone.model)(backbone.model.config)
+    return from_model(model, id=backbone.id, fingerprint="none")
+
+
 def _settings(said: str) -> dict[str, Any]:
     shapes = known()["shape"]
     if said in aliases():

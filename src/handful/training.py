@@ -11,6 +11,7 @@ from torch import Tensor
 
 from handful.batches import Rows
 from handful.distributed import Team, deal
+from handful.errors import RequestError
 from handful.methods.base import Method
 from handful.optim import Layout, OptimizerName, optimizer, select
 from handful.types import Params
@@ -77,6 +78,8 @@ class Run:
         self.groups = torch.as_tensor(groups if groups is not None else [0] * num_tasks, device=device)
         self.steps = torch.as_tensor(schedule.steps).expand(num_tasks).tolist()
         self.lr = torch.as_tensor(schedule.lr, dtype=self.flat.dtype).expand(num_tasks).to(device)
+        if self.ties:
+            self._refuse_unequal()
         decay, l2 = (torch.as_tensor(x, dtype=self.flat.dtype) for x in (schedule.weight_decay, schedule.l2))
         self.decay, self.l2 = (x.expand(num_tasks)[:, None].to(device) for x in (decay, l2))
         self.l2 = self.l2 * ~layout.mask(lambda site, name: name == "bias").to(device)
@@ -120,6 +123,9 @@ class Run:
         first = self.losses[0, chosen] if self.step else value.cpu()
         fine = torch.isfinite(value) & torch.isfinite(norm[:, 0]) & (value.cpu() < first + DIVERGED).to(value.device)
         self.losses[self.step, chosen] = value.cpu()
+        if self.ties:  # what one of them has lost, all have
+            lost = self.groups[chosen[~fine.cpu()]]
+            fine = fine & ~torch.isin(self.groups[chosen], lost)
         for t in chosen[~fine.cpu()].tolist():
             now = float(self.losses[self.step, t])
             self.stopped[t] = f"the loss was {now:.3g} at step {self.step + 1}; kept the step before"
@@ -159,10 +165,22 @@ class Run:
             return factor * rate
         return factor * torch.where(self.head, torch.full_like(rate, s.head_lr), rate)
 
+    def _refuse_unequal(self) -> None:
+        """RequestError where tasks that hold parameters in common would not take the same steps."""
+        for group in self.groups.unique().tolist():
+            tasks = torch.nonzero(self.groups == group)[:, 0].tolist()
+            if len({(self.steps[t], float(self.lr[t])) for t in tasks}) > 1:
+                raise RequestError(
+                    "Tasks were to be trained that hold parameters in common.",
+                    "They have different steps or learning rates, so what is common would not stay so.",
+                    "Give one number of steps and one rate.",
+                )
+
     def _in_common(self, grad: Tensor, groups: Tensor) -> Tensor:
         """Gradients `[t, P]` whose tied part is the mean over the tasks of a group."""
-        member = (groups[:, None] == groups[None]).to(grad)
-        return torch.where(self.tied, member / member.sum(1, keepdim=True) @ grad, grad)
+        _, place = groups.unique(return_inverse=True)
+        total = grad.new_zeros(int(place.max()) + 1, grad.shape[1]).index_add_(0, place, grad)
+        return torch.where(self.tied, (total / place.bincount()[:, None])[place], grad)
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -73,7 +73,9 @@ METHODS: dict[str, Method] = {
     "ladder-released": LadderSide(reduction=4, num_heads=2, layers=1, wiring="gated"),
     "half-shared": OverTasks(method=Houlsby(**SIZES["houlsby"]), names=frozenset({"up", "up_bias"})),
 }
-NOT_IDENTITY = frozenset({"prompt", "prompt_mlp", "prefix", "prefix_mlp", "mam", "union-virtual", "upper-prefix", "apt", "ladder-released"})
+NOT_IDENTITY = frozenset(
+    {"prompt", "prompt_mlp", "prefix", "prefix_mlp", "mam", "union-virtual", "upper-prefix", "apt", "ladder-released"}
+)
 
 FAMILIES: dict[str, tuple[str, str | None]] = {
     **{name: (name, "vision" if name in DUAL else None) for name in TINY},

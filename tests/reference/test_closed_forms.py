@@ -11,14 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModel
 
 from handful.attach import States, attach
 from handful.backbone import Backbone, from_model
+from handful.errors import MethodError
+from handful.methods import Method
 from handful.methods.bottleneck import Houlsby, ParallelAdapter, Pfeiffer
-from handful.methods.kronecker import KroneckerAdapter, kronecker_product, low_rank_kronecker_product
+from handful.methods.kronecker import (
+    Compacter,
+    CompacterPlusPlus,
+    KroneckerAdapter,
+    PHMAdapter,
+    kronecker_product,
+    low_rank_kronecker_product,
+)
 from handful.methods.ladder import LadderSide
 from handful.methods.lora import LoRA
 from handful.methods.lowrank_adapter import LowRankAdapter
+from handful.methods.prefix import PrefixTuning
 from handful.methods.ssf import SSF
 from handful.types import Batch, Params, map_params
 from tiny import TINY, tiny_inputs
@@ -232,6 +243,22 @@ def test_low_rank_adapter_on_bert() -> None:
     same(states, answer(model, inputs))
 
 
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        (Compacter(order=5, width=10), "Compacter.*0.attention.output.dense.*order 5 must divide .* 32, .* 10"),
+        (CompacterPlusPlus(order=4, width=6), "CompacterPlusPlus.*0.output.dense.*order 4 must divide .* 32, .* 6"),
+        (PHMAdapter(width=0), "PHMAdapter.*order 4 must divide .* 32, .* 0, at least once"),
+        (Compacter(order=4, width=8, rank=3), "rank 3 is outside 1 to 2, the smaller side of 8 x 2 factors"),
+        (LowRankAdapter(rank=5, width=4), "LowRankAdapter.*rank 5 is outside 1 to 4"),
+        (LowRankAdapter(rank=0), "rank 0 is outside 1 to 24"),
+    ],
+)
+def test_bad_options_are_refused_by_name(method: Method, says: str) -> None:
+    with pytest.raises(MethodError, match=says):
+        attach(from_model(TINY["bert"](), id="bert"), method).init(0)
+
+
 @pytest.mark.parametrize("name", ["vit", "clip", "siglip", "dinov2"])
 def test_ssf_on_images(name: str) -> None:
     """`gamma y + beta` after every linear layer, norm and patch embedding, put there by hooks of torch's own."""
@@ -258,44 +285,98 @@ def test_lora_on_patches() -> None:
     same(states, answer(model, inputs))
 
 
-@pytest.mark.parametrize("name", ["bert", "llama", "vit"])
-def test_ladder(name: str) -> None:
+def frozen_states(frozen: Backbone, blocks: str, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+    """What enters the first block, every block's output, and the final states."""
+    model: Any = frozen.model
+    seen: list[Tensor] = []
+
+    def note(_: nn.Module, args: Any, kwargs: Any) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    every = model.get_submodule(blocks)
+    hooks = [every[0].register_forward_pre_hook(note, with_kwargs=True)]
+    hooks += [
+        b.register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        for b in every
+    ]
+    final = answer(model, inputs)
+    for hook in hooks:
+        hook.remove()
+    return seen, final
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("bert", "encoder.layer"), ("gpt2", "h"), ("vit", "layers")])
+def test_ladder(name: str, blocks: str) -> None:
     """torch's own pre-norm encoder layers, gated by sigmoid(alpha / 0.1), on the frozen hidden states."""
     states, params, frozen, inputs = setting(name, LadderSide(reduction=4, num_heads=2))
     (p,) = params.values()
-    d = p["up"].shape[1]
+    d, tokens = p["up"].shape[1], states.mask.shape[1]
+    seen, final = frozen_states(frozen, blocks, inputs)
+    padding = ~inputs["attention_mask"].bool() if "attention_mask" in inputs else None
+    causal = torch.ones(tokens, tokens, dtype=torch.bool).triu(1) if name == "gpt2" else None
+    side = seen[0] @ p["down"][0].T + p["down_bias"][0]
     with torch.no_grad():
-        model: Any = frozen.model
-        seen: list[Tensor] = []
-        blocks = {"bert": "encoder.layer", "llama": "layers", "vit": "layers"}[name]
-
-        def note(_: nn.Module, args: Any, kwargs: Any) -> None:
-            seen.append(args[0] if args else kwargs["hidden_states"])
-
-        hooks = [b.register_forward_pre_hook(note, with_kwargs=True) for b in model.get_submodule(blocks)]
-        last = model.get_submodule(blocks)[-1].register_forward_hook(lambda _, __, out: seen.append(out))
-        final = model(**inputs).last_hidden_state
-        for hook in [*hooks, last]:
-            hook.remove()
-        padding = ~inputs["attention_mask"].bool() if "attention_mask" in inputs else None
-        side = seen[0] @ p["down"][0].T
         for i in range(len(seen) - 1):
             layer = nn.TransformerEncoderLayer(
-                d, 2, 4 * d, dropout=0.0, activation="gelu", batch_first=True, norm_first=True, dtype=torch.float64
+                d, 2, 48 // 4, dropout=0.0, activation="gelu", batch_first=True, norm_first=True, dtype=torch.float64
             )
-            layer.load_state_dict(
-                {
-                    **{key: torch.zeros_like(value) for key, value in layer.state_dict().items()},
-                    "self_attn.in_proj_weight": p["qkv"][i],
-                    "self_attn.out_proj.weight": p["out"][i],
-                    "linear1.weight": p["ffn_in"][i],
-                    "linear2.weight": p["ffn_out"][i],
-                    "norm1.weight": torch.ones(d),
-                    "norm2.weight": torch.ones(d),
-                }
-            )
+            taken = {
+                "self_attn.in_proj_": "qkv",
+                "self_attn.out_proj.": "out",
+                "linear1.": "ffn_in",
+                "linear2.": "ffn_out",
+            }
+            weights = {f"{theirs}weight": p[ours][i] for theirs, ours in taken.items()}
+            weights |= {f"{theirs}bias": p[f"{ours}_bias"][i] for theirs, ours in taken.items()}
+            weights |= {f"norm{j + 1}.weight": p["norm"][i, j] for j in range(2)}
+            layer.load_state_dict(weights | {f"norm{j + 1}.bias": p["norm_bias"][i, j] for j in range(2)})
             gate = torch.sigmoid(p["alpha"][i] / 0.1)
+            tap = seen[i + 1] @ p["down"][i + 1].T + p["down_bias"][i + 1]
             side = layer.train()(
-                gate * side + (1 - gate) * seen[i + 1] @ p["down"][i + 1].T, src_key_padding_mask=padding
+                gate * side + (1 - gate) * tap,
+                src_mask=causal,
+                src_key_padding_mask=padding,
             )
-    same(states, final + side @ p["up"].T)
+    side = F.layer_norm(side, (d,), p["last"], p["last_bias"])
+    same(states, final + side @ p["up"].T + p["up_bias"])
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_prefixes_are_a_weighted_sum_of_two_attentions(heads: int) -> None:
+    """`Attn(X, [P; X]) = (1 - l) Attn(X, X) + l Attn(X, P)`: `l` is the weight that a token's head gives the prefix.
+
+    Wu et al. 2023 (arXiv 2306.15706) start from it. Under a padding mask, in every layer of the model.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": heads, "intermediate_size": 48}
+        model: Any = AutoModel.from_config(AutoConfig.for_model("bert", vocab_size=101, **config)).double().eval()
+    frozen = from_model(model, id="bert")
+    adapted = attach(frozen, PrefixTuning(num_tokens=3, std=0.5))
+    params, inputs = adapted.init(0), tiny_inputs("bert", ROWS, TOKENS)
+    with torch.no_grad():
+        states = adapted(params, Batch(inputs, torch.ones(ROWS, dtype=torch.bool)))
+    hidden_keys = ~inputs["attention_mask"].bool()[:, None, None]
+
+    def split(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (heads, -1)).transpose(-2, -3)
+
+    def composed(layer: Any, prefix: dict[str, Tensor]) -> Any:
+        def attention(_: nn.Module, args: Any, out: Any) -> Any:
+            q, k, v = (split(project(args[0])) for project in (layer.query, layer.key, layer.value))
+            p_k, p_v = split(prefix["key"]), split(prefix["value"])
+            own = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(hidden_keys, -torch.inf)
+            to_prefix = q @ p_k.mT / q.shape[-1] ** 0.5
+            weight = torch.sigmoid(to_prefix.logsumexp(-1, keepdim=True) - own.logsumexp(-1, keepdim=True))
+            assert ((weight > 0) & (weight < 1)).all()
+            mixed = (1 - weight) * (own.softmax(-1) @ v) + weight * (to_prefix.softmax(-1) @ p_v)
+            return (mixed.transpose(1, 2).flatten(2), *out[1:])
+
+        return attention
+
+    hooked = copy.deepcopy(model)
+    for i, block in enumerate(hooked.encoder.layer):
+        (own,) = (p for name, p in params.items() if name.startswith(f"encoder.layer.{i}#"))
+        block.attention.self.register_forward_hook(composed(block.attention.self, own))
+    same(states, answer(hooked, inputs))
+    assert not torch.allclose(states.hidden, answer(model, inputs))

@@ -357,7 +357,8 @@ def test_a_lora_trained_here_answers_the_same_in_peft(tmp_path: Path) -> None:
     folder = artifacts.save(fitted, tmp_path / "a")
     theirs = peft.PeftModel.from_pretrained(TINY["bert"](), str(folder))
     changed = from_model(theirs.merge_and_unload().eval(), tokenizer(), id="merged by peft")
-    head_alone = replace(fitted, method=None, params={}, sites=[], fingerprint=changed.fingerprint)
+    fresh = attach(tiny_text(), LoRA(rank=4)).init(0)  # changes nothing
+    head_alone = replace(fitted, params=fresh, fingerprint=changed.fingerprint)
     ours, other = Predictor(fitted, tiny_text()), Predictor(head_alone, changed)
     plain = Predictor(replace(head_alone, fingerprint=tiny_text().fingerprint), tiny_text())
     found = ours.scores(task.examples).logits

@@ -196,10 +196,10 @@ VISUAL_PROJECTION = (2048 * 768 + 768) + (5 * 768 + 768) + 2 * 2 * 768 + 2 * 768
 """Two linear layers to the width of BART-base, their LayerNorms, and two embeddings: outside the language model."""
 SITES = frozenset({"attention.out", "cross.out", "ffn.out"})
 BART = Houlsby(reduction=8, activation="gelu", roles=SITES)
-NORMS = OverTasks(method=LayerNormTuning(), names=frozenset({"dw", "db"}))
+NORMS = OverTasks(method=LayerNormTuning())
 VL_ADAPTER = [
-    ("single", OverTasks(method=BART, names=UP | DOWN), 6_081_600, 4.181),
-    ("multiple", OverTasks(method=BART), 19_430_400, 12.236),
+    ("single", OverTasks(method=BART), 6_081_600, 4.181),
+    ("multiple", BART, 19_430_400, 12.236),
     ("half-shared, up", OverTasks(method=BART, names=UP), 12_725_760, 8.367),
 ]
 

@@ -17,9 +17,9 @@ class APT(Method):
     `exp(g) (Y + w E)` with `K = M + (M D) U`, `A = ReLU(R K^T)`, `E = A M` and `w = max_j A_j`, through which nothing
     flows back. `R` is the input of the attention sub-layer (in post-norm blocks the residual itself), `Y` its output
     with the output projection, `M [p, d]` the bank, `D [d, h]`, `U [h, d]`. As released: no `1 / sqrt(d)`, one bank
-    for all heads. `M` starts at N(0, 0.02), `D` at N(0, 1), `U` and `g` at zero: the start is near the backbone, not
-    equal to it. Cross-attention is the role "cross", where `R` is the query stream. Parameters per site:
-    `p d + 2 d h + 1`.
+    for all heads. `M` starts at N(0, 0.02), `D` at N(0, 1), `U` and `g` at zero, which is not the backbone: on MiniLM
+    the attention outputs start 11 to 19 % away and the final states 10 % (p = 50: 4 to 7 % and 4 %). Cross-attention is
+    the role "cross", where `R` is the query stream. Parameters per site: `p d + 2 d h + 1`.
     """
 
     source: ClassVar[str] = "Wu et al. 2023, arXiv 2306.15706, section 3 and the released code"

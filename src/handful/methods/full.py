@@ -7,7 +7,7 @@ covered tensors have one order: site by site, weight `[d_out, d_in]` (of a norm 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class DenseDelta(Method):
     `h = base(x) + dw x + db`, for a norm `base(x) + dw normalized(x) + db`. Parameters per site: all that it has.
     """
 
+    source: ClassVar[str] = "a baseline of Guo et al. 2021, arXiv 2012.07463, table 1"
     roles: frozenset[str] = LINEARS | NORMS | {"pooler"}
 
     def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:

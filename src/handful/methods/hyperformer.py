@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,16 +11,17 @@ from torch import Tensor
 from handful.methods.base import Base, Method
 from handful.types import Params, Site
 
+Networks = Literal["site", "position", "stack", "none"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class HyperFormer(Method):
     """`A(x) = LN(U gelu(D x + b_down) + b_up) + x`, its tensors `W I + b` of the task's embedding, `I = MLP(z)`.
 
-    `LN(v) = gamma (v - mean) / std + beta`, `d = h / reduction`. Tasks hold all but `z` in common, from `hyper_seed`;
-    `W` starts at N(0, 0.01), but with `b` at zero for gamma and beta: the identity. `networks` are one a "site"; a
-    "stack" (HyperFormer++), which reads `I = LN(MLP([z; l_i; p_j]))` of task, layer and position; a "position", of
-    `[z; l_i]` (the released hyperformer.json); "none" are a task's adapters alone. `only_embedding` trains only `z`.
-    Parameters: networks `(t + 1) (2 h d + d + 3 h)`, MLPs of n embeddings `(n t' + 1) e + (e + 1) t`, `2 t` for `LN`.
+    `LN(v) = gamma (v - mean) / std + beta`, `d = h / reduction`. Tasks share all but `z`, from `hyper_seed`, with gamma
+    and beta zero. `networks`: one a "site"; a "stack" (++), `I = LN(MLP([z; l_i; p_j]))`; a "position", of `[z; l_i]`,
+    as in the released hyperformer.json; "none", a task's adapters alone. `only_embedding` trains only `z`. Parameters:
+    networks `(t + 1) (2 h d + d + 3 h)`, MLPs of n embeddings `(n t' + 1) e + (e + 1) t`, their LN `2 t`, tables `t'`.
     """
 
     source: ClassVar[str] = "Karimi Mahabadi et al. 2021, arXiv 2106.04489, section 2"
@@ -28,7 +29,7 @@ class HyperFormer(Method):
     embedding: int = 64  # t'
     projected: int = 64  # t
     hidden: int = 128  # e
-    networks: Literal["site", "stack", "position", "none"] = "site"
+    networks: Networks = "site"
     hyper_seed: int = 0
     only_embedding: bool = False
     roles: frozenset[str] = frozenset({"attention.out", "ffn.out"})
@@ -47,11 +48,9 @@ class HyperFormer(Method):
         return self._network("", site, seeded) if self.networks == "site" else {}
 
     def shared(self, sites: Sequence[Site], generator: torch.Generator) -> dict[str, Tensor]:
-        if self.networks == "none":
-            return {}
-        params = {"z": torch.randn(1, self.embedding, generator=generator)}
+        params = {"z": torch.randn(1, self.embedding, generator=generator)} if self.networks != "none" else {}
         t, e, seeded = self.projected, self.hidden, torch.Generator().manual_seed(1000 * self.hyper_seed)
-        for site in sites:
+        for site in sites if params else ():
             source, network, tables = self._reads(site)
             if f"{source}I1.W" not in params:
                 params |= {name: torch.randn(n, self.embedding, generator=seeded) for name, (n, _) in tables.items()}
@@ -83,20 +82,19 @@ class HyperFormer(Method):
         made = {name: _linear(params, network + name, v) for name in self._shapes(site)}
         return made | {n: made[n].unflatten(-1, self._shapes(site)[n]).squeeze(-3) for n in "UD"}
 
-    def _reads(self, site: Site) -> tuple[str, str, dict[str, tuple[int, int]]]:
+    def _reads(self, site: Site) -> tuple[str, str, dict[str, list[int]]]:
         """Prefixes of what makes `I` and of the network that reads it; of each table its rows and that of the site."""
         source = "" if self.networks == "site" else f"{site.stack}."
         roles = sorted(self.roles, reverse=True)  # the feed-forward network first, as released
-        tables = [("l", site.num_layers, site.layer), ("p", len(roles), roles.index(site.role))]
-        tables = tables[: ("site", "position", "stack").index(self.networks)]
+        every = [("l", site.num_layers, site.layer), ("p", len(roles), roles.index(site.role))]
         network = f"{source}{site.role}." if self.networks == "position" else source
-        return source, network, {source + name: (rows, row) for name, rows, row in tables}
+        return source, network, {source + name: row for name, *row in every[: get_args(Networks).index(self.networks)]}
 
     def _shapes(self, site: Site) -> dict[str, tuple[int, ...]]:
         h, r = site.d_out, self.reduction
-        if not 1 <= r <= h or self.networks not in (known := ("site", "stack", "position", "none")):
+        if not 1 <= r <= h or self.networks not in get_args(Networks):
             raise ValueError(
-                f"reduction is {r} (1 to {h} allowed), networks {self.networks!r} ({', '.join(known)} allowed)"
+                f"reduction {r} must be 1 to {h}, and networks {self.networks!r} one of {get_args(Networks)}"
             )
         return {"D": (h // r, h), "U": (h, h // r), "b_down": (h // r,), "b_up": (h,), "gamma": (h,), "beta": (h,)}
 
@@ -110,7 +108,7 @@ class HyperFormer(Method):
 class HyperFormerPP(HyperFormer):
     """HyperFormer++: one network a stack writes the adapters of all its layers and positions."""
 
-    networks: Literal["site", "stack", "position", "none"] = "stack"
+    networks: Networks = "stack"
 
 
 def _linears(prefix: str, sizes: Mapping[str, tuple[int, int]], seeded: torch.Generator) -> dict[str, Tensor]:

@@ -14,8 +14,8 @@ from handful.types import Site
 class IA3(Method):
     """`l_k * K`, `l_v * V` and `W2 (l_ff * act(W1 x))`, all vectors starting at one.
 
-    What enters `ffn.out` is rescaled, at every other role what leaves. In a gated network the authors rescale the linear
-    half instead, role `ffn.in`, which is the same; without a gate that would come before the activation.
+    What enters `ffn.out` is rescaled, at every other role what leaves. In a gated network the authors rescale the
+    linear half, role `ffn.in`, which is the same; without a gate that would come before the activation.
     Parameters: `d_in` at `ffn.out`, `d_out` elsewhere.
     """
 

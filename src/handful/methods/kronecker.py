@@ -19,9 +19,9 @@ class KroneckerAdapter(Method):
     """`h + act(h D + b_d) U + b_u`, where `D` and `U` are sums of Kronecker products, `sum_i A_i (x) B_i`.
 
     The `A_i [n, n]`, `i = 1..n` (`order`), are one set for all sites, or one each for `D` and `U` of a site if not
-    `shared_factors`; `B_i = s_i t_i` has rank `rank`, or is a full matrix for None. `s`, `t` and `B` start Xavier-uniform
+    `shared_factors`; `B_i = s_i t_i` has rank `rank`, or is a full matrix for None. `s`, `t`, `B` start Xavier-uniform
     with gain sqrt(2), but `t` (or `B`) of `U` at zero: the start is exactly the backbone. `A ~ N(0, std)`: the authors'
-    1e-4 for shared ones is for a start that is nearly the backbone, and beside a zero leaves `t` a gradient below Adam's
+    1e-4 for shared ones makes a start that is nearly the backbone, but beside a zero leaves `t` gradients below Adam's
     epsilon; their 0.01 for a site's own serves both.
     """
 
@@ -40,10 +40,12 @@ class KroneckerAdapter(Method):
 
     def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:
         n, d, m = self.order, site.d_out, self.width
-        if n < 1 or d % n or m % n:
-            raise ValueError(f"order {n} must divide the width of the site, {d}, and of the adapter, {m}")
+        if min(n, m) < 1 or d % n or m % n:
+            raise ValueError(f"order {n} must divide the site's width, {d}, and the adapter's, {m}, at least once")
         if self.rank is not None and not 1 <= self.rank <= min(d, m) // n:
-            raise ValueError(f"rank {self.rank} is outside 1 to {min(d, m) // n}, that of a {d // n} x {m // n} factor")
+            raise ValueError(
+                f"rank {self.rank} is outside 1 to {min(d, m) // n}, the smaller side of {d // n} x {m // n} factors"
+            )
         own = {} if self.shared_factors else {f"A_{part}": self._factors(generator) for part in ("down", "up")}
         for part, p, q in (("down", d // n, m // n), ("up", m // n, d // n)):
             shapes = {"B": (p, q)} if self.rank is None else {"s": (p, self.rank), "t": (self.rank, q)}
@@ -65,17 +67,15 @@ class KroneckerAdapter(Method):
 
     def _times(self, x: Tensor, params: dict[str, Tensor], part: str) -> Tensor:
         a = params["A"] if self.shared_factors else params[f"A_{part}"]
-        if self.rank is None:
-            return kronecker_product(x, a, params[f"{part}_B"])
-        return low_rank_kronecker_product(x, a, params[f"{part}_s"], params[f"{part}_t"])
+        product = kronecker_product if self.rank is None else low_rank_kronecker_product
+        return product(x, a, *(params[f"{part}_{name}"] for name in ("B" if self.rank is None else "st")))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compacter(KroneckerAdapter):
     """Adapters of Kronecker products of rank one, with small factors shared by all sites; no cross-attention.
 
-    The paper also tunes all norms: `union(Compacter(), LayerNormTuning())`.
-    Parameters: `2 r (d + m) + m + d` a site, and `n^3` once.
+    The paper also tunes all norms. Parameters: `2 r (d + m) + m + d` a site, and `n^3` once.
     """
 
 
@@ -88,10 +88,7 @@ class CompacterPlusPlus(KroneckerAdapter):
 
 @dataclass(frozen=True, kw_only=True)
 class PHMAdapter(KroneckerAdapter):
-    """Adapters of Kronecker products, each site with its own full factors.
-
-    Parameters per site: `2 d m / n + 2 n^3 + m + d`.
-    """
+    """Adapters of Kronecker products, all factors each site's own. Parameters per site: `2 d m / n + 2 n^3 + m + d`."""
 
     rank: int | None = None
     shared_factors: bool = False
@@ -108,18 +105,15 @@ def kronecker_product(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return x @ torch.einsum("...iac,...ipq->...apcq", a, b).flatten(-4, -3).flatten(-2)
     x = x.unflatten(-1, (n, p))
     if q < p:
-        return torch.einsum("...niaq,...iac->...ncq", torch.einsum("...nap,...ipq->...niaq", x, b), a).flatten(-2)
-    return torch.einsum("...nicp,...ipq->...ncq", torch.einsum("...nap,...iac->...nicp", x, a), b).flatten(-2)
+        return torch.einsum("...nap,...ipq,...iac->...ncq", x, b, a).flatten(-2)
+    return torch.einsum("...nap,...iac,...ipq->...ncq", x, a, b).flatten(-2)
 
 
 def low_rank_kronecker_product(x: Tensor, a: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    """`x @ sum_i kron(a_i, s_i @ t_i)` for `s [..., i, p, r]` and `t [..., i, r, q]`.
-
-    `N r n (n (p + q) + n^2)` products; only where these are more than `N n p n q` is a matrix built.
-    """
+    """`x @ sum_i kron(a_i, s_i @ t_i)`, `s [..., i, p, r]`, `t [..., i, r, q]`: `N r n (n (p + q) + n^2)` products."""
     n, p, q, r = a.shape[-1], s.shape[-2], t.shape[-1], s.shape[-1]
-    if r * (n * (p + q) + n * n) >= n * p * q:
+    if r * (n * (p + q) + n * n) >= n * p * q:  # more than with a matrix
         return kronecker_product(x, a, s @ t)
-    u = x.unflatten(-1, (n, p)) @ s.transpose(-3, -2).flatten(-2).unsqueeze(-3)  # [..., N, a, i r]
-    v = torch.einsum("...nair,...iac->...ncir", u.unflatten(-1, (n, r)), a)
-    return (v.flatten(-2) @ t.flatten(-3, -2).unsqueeze(-3)).flatten(-2)
+    u = (x.unflatten(-1, (n, p)) @ s.transpose(-3, -2).flatten(-2).unsqueeze(-3)).unflatten(-1, (n, r))
+    v = torch.einsum("...nair,...iac->...ncir", u, a).flatten(-2)
+    return (v @ t.flatten(-3, -2).unsqueeze(-3)).flatten(-2)

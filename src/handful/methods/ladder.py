@@ -71,27 +71,29 @@ class LadderSide(Method):
         rows, tokens = x[0].shape[-3:-1]
         mask, heads = attention_mask(base.mask, x[0], causal=site.stack == "decoder"), self._widths(site)[0]
         mu = torch.sigmoid(params["alpha"] / 0.1)
+        unit = _layer_norm if "norm_bias" in params else _rms_norm  # without a shift as in T5 and Llama
 
-        def linear(name: str, h: Tensor, i: int) -> Tensor:
-            y = h @ params[name][..., i, :, :].mT
-            return y + params[f"{name}_bias"][..., i, None, :] if f"{name}_bias" in params else y
-
-        def norm(h: Tensor, i: int, which: int) -> Tensor:
-            bias = params["norm_bias"][..., i, which, None, :] if "norm_bias" in params else None
-            return _norm(h, params["norm"][..., i, which, None, :], bias)
+        def linear(name: str, h: Tensor, i: int, norm: int | None = None) -> Tensor:
+            """A layer; scale and shift of the norm before it, if any, go into the matrix instead of over all tokens."""
+            weight, bias = params[name][..., i, :, :], params.get(f"{name}_bias")
+            bias = None if bias is None else bias[..., i, :]
+            if norm is not None and "norm_bias" in params:
+                moved = (weight @ params["norm_bias"][..., i, norm, :, None]).squeeze(-1)
+                bias = moved if bias is None else bias + moved
+            weight = weight if norm is None else weight * params["norm"][..., i, norm, None, :]
+            return h @ weight.mT if bias is None else h @ weight.mT + bias[..., None, :]
 
         side = linear("down", x[0].flatten(-3, -2), 0)
         for i, block in enumerate(chosen(self.layers, site)):
-            gate = mu[..., i, None]
-            side = gate * side + (1 - gate) * linear("down", x[block + 1].flatten(-3, -2), i + 1)
-            qkv = linear("qkv", norm(side, i, 0), i).unflatten(-2, (rows, tokens))
+            tap = linear("down", x[block + 1].flatten(-3, -2), i + 1)
+            side = tap + mu[..., i, None] * (side - tap)
+            qkv = linear("qkv", unit(side), i, 0).unflatten(-2, (rows, tokens))
             side = side + linear("out", attention(qkv, mask, heads).flatten(-3, -2), i)
-            h = norm(side, i, 1)
-            inner = getattr(F, self.activation)(linear("ffn_gate" if "ffn_gate" in params else "ffn_in", h, i))
-            inner = inner * linear("ffn_in", h, i) if "ffn_gate" in params else inner
-            side = side + linear("ffn_out", inner, i)
-        side = _norm(side, params["last"], params.get("last_bias"))
-        answer = side @ params["up"].mT + params["up_bias"]
+            h, gated = unit(side), "ffn_gate" in params
+            inner = getattr(F, self.activation)(linear("ffn_gate" if gated else "ffn_in", h, i, 1))
+            side = side + linear("ffn_out", inner * linear("ffn_in", h, i, 1) if gated else inner, i)
+        last = unit(side) * params["last"] + params.get("last_bias", 0.0)
+        answer = last @ params["up"].mT + params["up_bias"]
         if self.wiring == "residual":
             return base(x) + answer.unflatten(-2, (rows, tokens))
         mix = torch.sigmoid(params["alpha_last"] / 0.1)
@@ -104,8 +106,9 @@ class LadderSide(Method):
         return heads, max(1, head // self.reduction), max(1, inner // self.reduction)
 
 
-def _norm(h: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
-    """Layer norm, or where there is no shift, as in T5 and Llama, a root-mean-square norm."""
-    if shift is None:
-        return F.rms_norm(h, h.shape[-1:], eps=1e-6) * scale
-    return F.layer_norm(h, h.shape[-1:]) * scale + shift
+def _layer_norm(h: Tensor) -> Tensor:
+    return F.layer_norm(h, h.shape[-1:])
+
+
+def _rms_norm(h: Tensor) -> Tensor:
+    return F.rms_norm(h, h.shape[-1:], eps=1e-6)

@@ -17,7 +17,7 @@ class LayerNormTuning(Method):
     Parameters per site: `d`, or `2 d` with a shift.
     """
 
-    source: ClassVar[str] = "Liu et al. 2022, arXiv 2205.05638, table 4 (a baseline); Zhao et al. 2023, arXiv 2312.11420"
+    source: ClassVar[str] = "Liu et al. 2022, arXiv 2205.05638, table 4; Zhao et al. 2023, arXiv 2312.11420"
 
     roles: frozenset[str] = NORMS
 

@@ -17,8 +17,8 @@ from handful.types import Site
 class LowRankAdapter(Method):
     """`h + act(h L_d R_d + b_d) L_u R_u + b_u`: an adapter whose matrices are products of rank `rank`.
 
-    `L [d, r]` and `R [r, m]` start Xavier-uniform with gain sqrt(2), but `R_u` at zero, so that the start is exactly the
-    backbone. (The authors' code multiplies `L * R`, which is the product for rank one only.)
+    `L [d, r]` and `R [r, m]` start Xavier-uniform with gain sqrt(2), but `R_u` at zero, so that the start is exactly
+    the backbone. (The authors' code multiplies `L * R`, which is the product for rank one only.)
     Parameters per site: `2 r (d + m) + m + d`.
     """
 

@@ -1,5 +1,6 @@
 """The mix-and-match adapter (He et al. 2022, arXiv 2110.04366): a prefix and a scaled parallel adapter together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -7,6 +8,7 @@ from handful.methods.base import Method
 from handful.methods.bottleneck import Activation, ParallelAdapter
 from handful.methods.combine import Union
 from handful.methods.prefix import PrefixTuning
+from handful.types import Params, Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +37,6 @@ class MAM(Union):
         )  # fmt: skip
         object.__setattr__(self, "methods", (PrefixTuning(num_tokens=self.num_tokens, std=self.std), adapter))
         super().__post_init__()
+
+    def finished(self, params: Params, sites: Sequence[Site]) -> tuple[Method, Params]:
+        return self, params

@@ -39,8 +39,8 @@ class PromptTuning(Method):
 class PromptMLP(Method):
     """Prompt tuning that learns through `P = W_2 tanh(W_1 V + b_1) + b_2` and keeps `P` only.
 
-    `V [num_tokens, D]` starts at N(0, 1), `W_1 [width, D]` and `W_2 [D, width]` as torch's linear layers. Parameters
-    while it is trained: `q D + (2 D + 1) width + D`; kept are the `q D` of a `PromptTuning`, which `finished` answers.
+    `V [num_tokens, D]` starts at N(0, 1), `W_1 [width, D]` and `W_2 [D, width]` as torch's linear layers.
+    Parameters: `num_tokens * D + (2 D + 1) * width + D`; kept are `num_tokens * D`, those of a `PromptTuning`.
     """
 
     source: ClassVar[str] = "Sung et al. 2022, arXiv 2112.06825, section 3 and the released code"

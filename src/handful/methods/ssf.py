@@ -14,7 +14,7 @@ from handful.types import LINEARS, NORMS, Site
 class SSF(Method):
     """`y = gamma * base(x) + beta` after every linear layer and norm, and after the patch embedding of images.
 
-    `gamma` starts at one and `beta` at zero, exactly (the authors' code draws both around these with a deviation of 0.02).
+    `gamma` starts at one and `beta` at zero, exactly (the authors' code draws both around these, deviation 0.02).
     A norm without a shift gets no `beta`, so that all folds into the layers: `W' = gamma W`, `b' = gamma b + beta`.
     Parameters per site: `2 d_out`, or `d_out` at a norm without a shift.
     """

@@ -67,15 +67,16 @@ class OnLayers(Inner):
 class OverTasks(Inner):
     """A method whose tasks, where they are trained together, hold the parameters called `names` in common.
 
-    Sung et al. 2022 (arXiv 2112.06825, section 3.3): all names are the single adapter, `{"up", "up_bias"}` of a
-    bottleneck half-shared ones, none are multiple adapters. The common ones start from `start_seed`, not from a task's.
+    Sung et al. 2022 (arXiv 2112.06825, section 3.3): all of them (None) are the single adapter, `{"up", "up_bias"}` of
+    a bottleneck half-shared ones, none (an empty set) multiple adapters. What is common starts from `start_seed`, not
+    from a task's own.
     """
 
-    names: frozenset[str] = frozenset()
+    names: frozenset[str] | None = None
     start_seed: int = 0
 
     def tied(self, name: str) -> bool:
-        return name in self.names
+        return self.names is None or name in self.names or self.method.tied(name)
 
     def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:
         common = self.method.init(site, generator.clone_state().manual_seed(self.start_seed + site.index))

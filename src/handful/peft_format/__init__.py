@@ -35,7 +35,9 @@ def from_peft(spec: Config, tensors: Tensors, sites: Sequence[Config]) -> Params
     """The parameters that `to_peft` wrote."""
     layers = _layers(sites)
     kind = kind_of(spec, layers)
-    return by_name(tensors) if isinstance(kind, str) or kind.needs_weights else kind.read(tensors, layers)
+    if isinstance(kind, str) or kind.needs_weights:
+        return by_name(tensors, (layer.name for layer in layers))
+    return kind.read(tensors, layers)
 
 
 def _layers(sites: Sequence[Config]) -> list[Layer]:

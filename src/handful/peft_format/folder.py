@@ -75,7 +75,8 @@ def load_peft(
     try:
         config, tensors = _read(path)
         if config.get("peft_type") is None and "handful_method" in config:
-            found, params = from_spec(config["handful_method"]), by_name(tensors)
+            found = from_spec(config["handful_method"])
+            params = by_name(tensors, (site.name for site in attach(backbone, found).sites))
         else:
             found, params = _imported(config, tensors, backbone, leave)
         adapted = attach(backbone, found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -54,9 +54,9 @@ def own_form(spec: Config, params: Params, backbone: str) -> tuple[Config, dict[
     return config, {f"{site}::{name}": p for site, own in params.items() for name, p in own.items()}
 
 
-def by_name(tensors: Tensors) -> Params:
-    """The parameters in handful's own form."""
-    params: Params = {}
+def by_name(tensors: Tensors, sites: Iterable[str]) -> Params:
+    """The parameters in handful's own form; sites with none of their own are in it too."""
+    params: Params = {site: {} for site in sites}
     for key, tensor in tensors.items():
         site, _, name = key.rpartition("::")
         params.setdefault(site, {})[name] = tensor
