@@ -30,7 +30,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "prompt": {"num_tokens": 3},
     "prefix": {"num_tokens": 3},
     "hyperformer": {"reduction": 8, "embedding": 3, "projected": 4, "hidden": 5},
-    "hyperformer_pp": {"reduction": 8, "embedding": 3, "projected": 4, "hidden": 5},
+    "hyperformer++": {"reduction": 8, "embedding": 3, "projected": 4, "hidden": 5},
     "ladder": {"reduction": 4},
     "said": {"dimension": 200},
 }

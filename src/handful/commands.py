@@ -170,8 +170,8 @@ def list_methods(*, as_json: bool) -> None:
     for name, kind in methods().items():
         found = counting.count(default, kind())
         source = getattr(kind, "source", "") or _first_line(sys.modules[kind.__module__])
-        row = {"name": name, "does": _first_line(kind), "source": source}
-        rows.append(row | (found.to_dict() if as_json else {f"of {default.id}": _shares(found)}))
+        numbers = found.to_dict() if as_json else {f"of {default.id}": _shares(found)}
+        rows.append({"name": name, **numbers, "does": _first_line(kind), "source": source})
     print_listing(rows, as_json)
 
 

@@ -25,7 +25,7 @@ from handful.pools import Pool, Reading, find_pools
 from handful.recipes import parse, written
 from handful.runs import Grid, Progress, Watch, run_grid
 from handful.store import Store
-from handful.suites import suite, suites
+from handful.suites import is_suite, suite, suites
 
 
 def compare(
@@ -98,7 +98,7 @@ def find(
 ) -> tuple[list[Pool], tuple[int, ...], int]:  # fmt: skip
     """The pools of files, folders and suites, and the shots and seeds that are usual for them."""
     known, pools = suites(), list[Pool]()
-    named = [known[source] for source in sources if source in known]
+    named = [suite(source) for source in sources if is_suite(source)]
     if named and (test is not None or reading != Reading() or ways is not None or test_rows is not None):
         raise RequestError(
             f"The suite {named[0].name!r} was asked for with options about its data.",
@@ -112,10 +112,10 @@ def find(
         found = f"There are {len(sources)} data sources."
         raise RequestError(f"--test {test} was given.", found, "Compare on one, or put train and test in a folder.")
     for source in sources:
-        if source in known:
+        if is_suite(source):
             pools += suite(source).pools(data)
             for task, why in suite(source).missing(data).items():
-                err_console.print(f"missing: {source}/{task}: {why}", highlight=False, markup=False)
+                err_console.print(f"missing: {source.partition('/')[0]}/{task}: {why}", highlight=False, markup=False)
         else:
             pools += find_pools(source, test, reading, ways=ways, test_rows=test_rows)
     if not pools:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from handful.attach import Adapted, attach
@@ -21,7 +22,7 @@ from handful.methods.full import size_of
 from handful.methods.sparse import SparseDelta, kept
 from handful.methods.variants import Inner
 from handful.recipes import parse
-from handful.shapes import bare, known, shape
+from handful.shapes import bare, canonical, known, shape
 from handful.sites import all_places
 from handful.types import LINEARS, NORMS, Params
 
@@ -112,6 +113,7 @@ def _aloud(adapted: Adapted) -> Iterator[None]:
         ) from error  # fmt: skip
 
 
+@cache
 def count_said(backbone: str, said: str, *, tasks: int = 1) -> Count:
     """`count` of what `shape` and `method_said` make of two names. MethodError for a role or `tied` name not there."""
     frozen, method = shape(backbone), method_said(said)
@@ -248,13 +250,12 @@ def checks() -> dict[str, list[Check]]:
 
 def published(backbone: str, said: str) -> list[str]:
     """What papers print for a method on a backbone, each with its source."""
-    same = known()["shape"].get(backbone, {}).get("as", backbone)
-    method, found = method_said(said), list[str]()
+    method, asked, found = method_said(said), canonical(backbone), list[str]()
     for source, rows in checks().items():
         for row in rows:
             plain = row.measure == "trained" and row.spec and not row.once and row.tasks == 1 and not row.extra
-            if plain and row.figures and row.backbone in (backbone, same) and _same(method, row.spec):
-                found.append(f"{', '.join(row.figures)} ({source})")
+            if plain and row.figures and canonical(row.backbone) == asked and _same(method, row.spec):
+                found.append(f"{', '.join(row.figures)} ({source.partition(';')[0]})")
     return found
 
 

@@ -111,7 +111,7 @@ class Bits(Quantized):
 
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self._dtype, self._bnb = weight.dtype, bnb.functional
+        self._dtype = weight.dtype
         self.packed = weight.numel() // 2 if kind == "nf4" else 0  # parameters beside those that are counted
         shape, biased = (self.in_features, self.out_features), bias is not None
         if kind == "nf4":
@@ -124,12 +124,14 @@ class Bits(Quantized):
 
     @property
     def weight(self) -> Tensor:
+        from bitsandbytes import functional  # type: ignore[import-not-found]
+
         held = self.inner.weight
         if hasattr(held, "quant_state"):
-            found = self._bnb.dequantize_4bit(held.data, held.quant_state)
+            found = functional.dequantize_4bit(held.data, held.quant_state)
         else:
             scale = self.inner.state.SCB if held.SCB is None else held.SCB
-            found = self._bnb.int8_vectorwise_dequant(held.data, scale)
+            found = functional.int8_vectorwise_dequant(held.data, scale)
         return found.to(self._dtype)
 
     @property

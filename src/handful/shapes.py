@@ -19,6 +19,11 @@ def known() -> dict[str, Any]:
     return tomllib.loads((files("handful") / "counts.toml").read_text(encoding="utf-8"))
 
 
+def canonical(name: str) -> str:
+    """The one name of a known shape that has several."""
+    return known()["shape"].get(name, {}).get("as", name)
+
+
 @cache
 def shape(said: str) -> Backbone:
     """A backbone without weights: a known shape, an alias, or the configuration in a folder or file.
@@ -62,8 +67,7 @@ def _settings(said: str) -> dict[str, Any]:
             if said not in shapes:
                 raise
     if said in shapes:
-        own = shapes[shapes[said].get("as", said)]
-        return {name: value for name, value in own.items() if name != "stand_in"}
+        return {name: value for name, value in shapes[canonical(said)].items() if name != "stand_in"}
     if Path(said).exists():
         return _read(said, Path(said))
     raise BackboneError(

@@ -82,6 +82,8 @@ class Run:
             self._refuse_unequal()
         decay, l2 = (torch.as_tensor(x, dtype=self.flat.dtype) for x in (schedule.weight_decay, schedule.l2))
         self.decay, self.l2 = (x.expand(num_tasks)[:, None].to(device) for x in (decay, l2))
+        decays = layout.mask(lambda site, name: site == "head" or method.decays(name)).to(device)
+        self.decay = self.decay if bool(decays.all()) else self.decay * decays
         self.l2 = self.l2 * ~layout.mask(lambda site, name: name == "bias").to(device)
         self.head = layout.mask(lambda site, name: site == "head").to(device)
         self.state = optimizer(schedule.optimizer).init(self.flat, layout)

@@ -118,7 +118,7 @@ def test_one_file_patches_the_backbone() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_modules_are_short(path: Path) -> None:
-    limit = 120 if path.parent.name == "methods" else 300
+    limit = 120 if path.parent.name == "methods" and path.stem != "__init__" else 300
     lines = len(path.read_text().splitlines())
     assert lines <= limit
 

@@ -305,6 +305,7 @@ def test_bitsandbytes(kind: str, family: str) -> None:
     count = sum(p.numel() for p in model.parameters())
     backbone = quantized(from_model(model, id=family), kind)
     assert backbone.num_parameters == count
+    copy.deepcopy(backbone.model)  # as `merged` does
     twin = copy.deepcopy(TINY[family]())
     for name, child in backbone.model.named_modules():
         if isinstance(child, Quantized):

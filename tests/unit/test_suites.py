@@ -511,3 +511,9 @@ def test_shared_folders_that_are_other_data_sets_are_not_taken() -> None:
     for name in ("glue", "superglue", "setfit-test"):
         assert suite(name).pools(SHARED) == []
     assert "the paper's are 67,349" in suite("glue").missing(SHARED)["sst2"]
+
+
+def test_a_task_of_a_suite() -> None:
+    assert [task.name for task in suite("dev/snips").tasks] == ["snips"]
+    with pytest.raises(RequestError, match=r"'snaps' of the suite 'dev'[\s\S]*clinc150, snips"):
+        suite("dev/snaps")

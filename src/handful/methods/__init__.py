@@ -35,7 +35,7 @@ _BUILT_IN = {
     "prefix_mlp": "prefix.PrefixMLP",
     "mam": "mam.MAM",
     "hyperformer": "hyperformer.HyperFormer",
-    "hyperformer_pp": "hyperformer.HyperFormerPP",
+    "hyperformer++": "hyperformer.HyperFormerPP",
     "ladder": "ladder.LadderSide",
     "last": "last.LAST",
     "losa": "losa.LoSA",

@@ -81,6 +81,10 @@ class Method:
         """The learning rate of the parameter `name` as a multiple of the schedule's; 0 keeps it as it starts."""
         return 1.0
 
+    def decays(self, name: str) -> bool:
+        """Whether weight decay, if any, acts on the parameter `name`: not on what rests elsewhere than at zero."""
+        return True
+
     def tied(self, name: str) -> bool:
         """Whether tasks that are trained together hold the parameter `name` in common, and all teach it."""
         return False

@@ -39,6 +39,9 @@ class Bottleneck(Method):
             "up_bias": torch.zeros(site.d_out),
         }
 
+    def decays(self, name: str) -> bool:
+        return name != "scale"
+
     def adapter(self, params: dict[str, Tensor], h: Tensor, base: Base) -> Tensor:
         scale = params.get("scale", self.scale)
         inner = getattr(F, self.activation)(h @ params["down"].mT + params["down_bias"])

@@ -45,6 +45,9 @@ class Union(Method):
     def rate(self, name: str) -> float:
         return self._of(name, lambda method, own: method.rate(own))
 
+    def decays(self, name: str) -> bool:
+        return self._of(name, lambda method, own: method.decays(own))
+
     def tied(self, name: str) -> bool:
         return self._of(name, lambda method, own: method.tied(own))
 
@@ -59,7 +62,7 @@ class Union(Method):
             methods.append(done)
             for site, found in own.items():
                 kept.setdefault(site, {}).update({f"{i}.{name}": p for name, p in found.items()})
-        return Union(methods=tuple(methods)), kept
+        return (self, params) if methods == list(self.methods) else (Union(methods=tuple(methods)), kept)
 
     def _of(self, name: str, ask: Callable[[Method, str], Any]) -> Any:
         """What the part that brings the parameter `name` says of it."""

@@ -29,6 +29,9 @@ class DenseDelta(Method):
     def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:
         return {name: torch.zeros(shape) for name, shape in tensors_of(site).items()}
 
+    def decays(self, name: str) -> bool:
+        return False
+
     def apply(self, params: dict[str, Tensor], x: Any, base: Base, site: Site) -> Any:
         return moved(x, base, site, {name: params[name] for name in tensors_of(site)})
 

@@ -18,10 +18,9 @@ Networks = Literal["site", "position", "stack", "none"]
 class HyperFormer(Method):
     """`A(x) = LN(U gelu(D x + b_down) + b_up) + x`, its tensors `W I + b` of the task's embedding, `I = MLP(z)`.
 
-    `LN(v) = gamma (v - mean) / std + beta`, `d = h / reduction`. Tasks share all but `z`, from `hyper_seed`, with gamma
-    and beta zero. `networks`: one a "site"; a "stack" (++), `I = LN(MLP([z; l_i; p_j]))`; a "position", of `[z; l_i]`,
-    as in the released hyperformer.json; "none", a task's adapters alone. `only_embedding` trains only `z`. Parameters:
-    networks `(t + 1) (2 h d + d + 3 h)`, MLPs of n embeddings `(n t' + 1) e + (e + 1) t`, their LN `2 t`, tables `t'`.
+    `LN(v) = gamma (v - mean) / std + beta`, `d = h / reduction`. Tasks share all but `z`, gamma and beta start at zero.
+    `networks`: one a "site"; a "stack" (++), `I = LN(MLP([z; l_i; p_j]))`; a "position", of `[z; l_i]` (the released
+    configuration); "none", a task's adapters alone. `only_embedding` trains only `z`. Parameters: networks `(t + 1) (2 h d + d + 3 h)`, MLPs of n embeddings `(n t' + 1) e + (e + 1) t`, LN `2 t`, tables `t'`.
     """
 
     source: ClassVar[str] = "Karimi Mahabadi et al. 2021, arXiv 2106.04489, section 2"
@@ -39,6 +38,9 @@ class HyperFormer(Method):
 
     def rate(self, name: str) -> float:
         return 0.0 if self.only_embedding and self.tied(name) else 1.0
+
+    def decays(self, name: str) -> bool:
+        return name.endswith((".W", ".b")) and "LN." not in name
 
     def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:
         shapes = self._shapes(site).items()
@@ -93,14 +95,12 @@ class HyperFormer(Method):
     def _shapes(self, site: Site) -> dict[str, tuple[int, ...]]:
         h, r = site.d_out, self.reduction
         if not 1 <= r <= h or self.networks not in get_args(Networks):
-            raise ValueError(
-                f"reduction {r} must be 1 to {h}, and networks {self.networks!r} one of {get_args(Networks)}"
-            )
+            raise ValueError(f"reduction {r} must be 1 to {h}, and networks {self.networks!r} be known")
         return {"D": (h // r, h), "U": (h, h // r), "b_down": (h // r,), "b_up": (h,), "gamma": (h,), "beta": (h,)}
 
     def _network(self, prefix: str, site: Site, seeded: torch.Generator) -> dict[str, Tensor]:
-        sizes = {name: (torch.Size(shape).numel(), self.projected) for name, shape in self._shapes(site).items()}
-        made = _linears(prefix, sizes, seeded)
+        shapes = self._shapes(site).items()
+        made = _linears(prefix, {name: (torch.Size(s).numel(), self.projected) for name, s in shapes}, seeded)
         return made | {n: torch.zeros_like(p) for n, p in made.items() if n.endswith(("gamma.W", "beta.W"))}
 
 

@@ -26,5 +26,8 @@ class IA3(Method):
     def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:
         return {"l": torch.ones(site.d_in if site.role == "ffn.out" else site.d_out)}
 
+    def decays(self, name: str) -> bool:
+        return False
+
     def apply(self, params: dict[str, Tensor], x: Any, base: Base, site: Site) -> Any:
         return base(x * params["l"]) if site.role == "ffn.out" else base(x) * params["l"]

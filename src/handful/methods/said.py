@@ -60,6 +60,9 @@ class IntrinsicSAID(Method):
             )
         return {"theta": torch.empty(self.dimension - scales).normal_(0, self.start, generator=generator)}
 
+    def decays(self, name: str) -> bool:
+        return False
+
     def apply(self, params: dict[str, Tensor], x: Any, base: Base, site: Site) -> Any:
         delta, low = dict[str, Tensor](), 0
         for name, shape in tensors_of(site).items():

@@ -45,6 +45,9 @@ class SparseDelta(Method):
         delta = zip(shapes.items(), parts, strict=True)
         return moved(x, base, site, {name: shaped(part, shape) for (name, shape), part in delta})
 
+    def decays(self, name: str) -> bool:
+        return False
+
     def rate(self, name: str) -> float:
         return self.speed
 

@@ -29,6 +29,9 @@ class SSF(Method):
             del own["beta"]
         return own
 
+    def decays(self, name: str) -> bool:
+        return name != "gamma"
+
     def apply(self, params: dict[str, Tensor], x: Any, base: Base, site: Site) -> Any:
         y = params["gamma"] * base(x)
         return y + params["beta"] if "beta" in params else y

@@ -40,6 +40,9 @@ class Inner(Method):
     def rate(self, name: str) -> float:
         return self.method.rate(name)
 
+    def decays(self, name: str) -> bool:
+        return self.method.decays(name)
+
     def tied(self, name: str) -> bool:
         return self.method.tied(name)
 
