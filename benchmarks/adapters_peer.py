@@ -1,4 +1,4 @@
-"""Training steps by the `adapters` library, in its own environment: it pins another transformers than `handful` runs with.
+"""Training steps by the `adapters` library, in its own environment, since it pins another transformers.
 
 python benchmarks/adapters_peer.py FOLDER_OF_A_BERT NAME ROWS LENGTH STEPS: trains `STEPS` steps for every line that it
 reads, and answers each with a line.

@@ -19,8 +19,9 @@ class HyperFormer(Method):
     """`A(x) = LN(U gelu(D x + b_down) + b_up) + x`, its tensors `W I + b` of the task's embedding, `I = MLP(z)`.
 
     `LN(v) = gamma (v - mean) / std + beta`, `d = h / reduction`. Tasks share all but `z`, gamma and beta start at zero.
-    `networks`: one a "site"; a "stack" (++), `I = LN(MLP([z; l_i; p_j]))`; a "position", of `[z; l_i]` (the released
-    configuration); "none", a task's adapters alone. `only_embedding` trains only `z`. Parameters: networks `(t + 1) (2 h d + d + 3 h)`, MLPs of n embeddings `(n t' + 1) e + (e + 1) t`, LN `2 t`, tables `t'`.
+    `networks`: one a "site"; a "stack" (++), `I = LN(MLP([z; l_i; p_j]))`; a "position", of `[z; l_i]`; or "none".
+    `only_embedding` trains only `z`. Parameters: networks `(t + 1) (2 h d + d + 3 h)`, and for n embeddings an MLP
+    `(n t' + 1) e + (e + 1) t`, LN `2 t`, tables `t'` a row.
     """
 
     source: ClassVar[str] = "Karimi Mahabadi et al. 2021, arXiv 2106.04489, section 2"
@@ -52,8 +53,7 @@ class HyperFormer(Method):
     def shared(self, sites: Sequence[Site], generator: torch.Generator) -> dict[str, Tensor]:
         params = {"z": torch.randn(1, self.embedding, generator=generator)} if self.networks != "none" else {}
         t, e, seeded = self.projected, self.hidden, torch.Generator().manual_seed(1000 * self.hyper_seed)
-        for site in sites if params else ():
-            source, network, tables = self._reads(site)
+        for site, (source, network, tables) in [(site, self._reads(site)) for site in sites if params]:
             if f"{source}I1.W" not in params:
                 params |= {name: torch.randn(n, self.embedding, generator=seeded) for name, (n, _) in tables.items()}
                 params |= _linears(source, {"I1": (e, self.embedding * (1 + len(tables))), "I2": (t, e)}, seeded)

@@ -31,7 +31,10 @@ from handful.types import Batch, Params, Task, map_params, stack_params, task_pa
 
 SCALE = 8.0
 """Length of the pooled states that the head reads: an inverse temperature for its cosine scores."""
-RATES = {"ia3": 2e-2, "bitfit": 5e-3, "layernorm": 5e-3, "prompt": 1e-2, "prefix": 1e-2}
+RATES = {
+    "ia3": 2e-2, "bitfit": 5e-3, "layernorm": 5e-3, "prompt": 1e-2, "prefix": 1e-2, "full": 1e-4,
+    "magnitude_pruning": 1e-4, "diff_pruning": 1e-4, "ssf": 5e-3, "vera": 1e-2, "said": 1e-2, "apt": 5e-4,
+}  # fmt: skip
 """AdamW's rate where it is not 2e-3; from the training sets of docs/results.md."""
 STEPS = 60
 
@@ -46,6 +49,7 @@ def tune(
     lr: float | None = None,
     batch_size: int = 16,
     num_folds: int = 4,
+    together: bool = False,
     seed: int | Sequence[int] = 0,
     store: FeatureCache | None = None,
     checkpoint: Path | None = None,
@@ -56,7 +60,9 @@ def tune(
     Nothing is chosen by cross-validation, so its folds estimate the accuracy of exactly what is handed over. `seed`,
     one for all tasks or one for each, decides folds, initial parameters, order and dropout. Without folds
     (`num_folds` 0) the fit costs a fraction and claims nothing: no estimate, no calibration. With `start` only blocks
-    from there on are tuned (from the top if negative), and what lies below is computed once.
+    from there on are tuned (from the top if negative), and what lies below is computed once. A method that ties
+    parameters (HyperFormer, `OverTasks`) does so over these tasks only if they are to be learned `together`: otherwise
+    a task's result is the one that it would have alone.
     """
     seeds = seeds_of(seed, len(tasks))
     method = method or LoRA()
@@ -78,7 +84,8 @@ def tune(
         trained = train(
             model, params, lambda model: plan.training(model.prepared(rows, store), members), LOSSES[tasks[0].kind],
             Schedule(steps=steps, lr=lr, batch_size=batch_size, warmup=0.1, weight_decay=0.01),
-            seed=[seeds[t] for t, _ in members], groups=_groups(members), progress=progress,
+            seed=[seeds[t] for t, _ in members], progress=progress,
+            groups=_groups(members) if together else range(len(members)),
             checkpoint=checkpoint / f"{key[:16]}.safetensors" if checkpoint else None,
         )  # fmt: skip
         model, adapted = trained.model, trained.adapted
