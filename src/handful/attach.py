@@ -97,7 +97,8 @@ class Adapted:
 
     def num_parameters(self) -> int:
         """Trained parameters of one task, without a head."""
-        return sum(p.numel() for site in self.init(0).values() for p in site.values() if p.is_floating_point())
+        own = ((name, p) for site in self.init(0).values() for name, p in site.items())
+        return sum(p.numel() for name, p in own if p.is_floating_point() and self.method.rate(name) > 0)
 
     def __call__(
         self, params: Params, batch: Batch, *, noise: Noise | None = None, second_order: bool = False
