@@ -2,7 +2,7 @@
 
 A claim has figures, each of one kind:
 
-    count    trained parameters of methods on the shape of a named backbone, exact; holds within `within` of `value`
+    count    trained parameters of a method on a known shape (`handful.counting`); holds within `within` of `value`
     compare  mean paired difference of two arms of a store; see `verdict`
     missing  why it cannot be tested here
 
@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from handful.cells import Result
+from handful.counting import Check
 from handful.paired import compare
 from handful.stats import Arm
 from handful.store import Store
-from handful.types import LINEARS
 
 RESULTS = Path(__file__).parents[1] / "results"
 HOLDS, DIRECTION, FAILS, UNTESTED = "holds", "holds in direction", "does not hold", "not testable here"
 STRENGTH = (FAILS, DIRECTION, HOLDS)
-ROLES = {"linears": " ".join(sorted(LINEARS))}
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def read(path: Path = RESULTS / "claims.toml") -> tuple[Claim, ...]:
     for entry in said["claim"]:
         known = {name: value for name, value in entry.items() if name != "figure"}
         claim = Claim(**known, figures=entry["figure"])
-        lines = tuple(_line(figure, said["shape"], path.parent) for figure in claim.figures)
+        lines = tuple(_line(figure, path.parent) for figure in claim.figures)
         claims.append(Claim(**known, figures=entry["figure"], lines=lines))
     return tuple(claims)
 
@@ -97,28 +96,36 @@ def results_of(path: Path) -> tuple[Result, ...]:
     return tuple(Store(path, create=False).results()) if path.is_file() else ()
 
 
-def _line(figure: Mapping[str, Any], shapes: Mapping[str, Any], folder: Path) -> Line:
+def _line(figure: Mapping[str, Any], folder: Path) -> Line:
     what, published = figure["what"], figure["published"]
     if "missing" in figure:
         return Line(what, published, "-", "-", figure["missing"], UNTESTED)
     if "count" in figure:
-        return _count_line(figure, shapes)
+        return _count_line(figure)
     return _compare_line(figure, folder)
 
 
-def _count_line(figure: Mapping[str, Any], shapes: Mapping[str, Any]) -> Line:
-    asked = figure["count"]
-    backbone = _shape(asked["shape"], *_plain(shapes[asked["shape"]]))
-    trained = _count(backbone, asked["methods"]) + asked.get("extra", 0)
-    ours, shown = float(trained), f"{trained:,}"
-    if figure.get("unit") == "percent":
-        ours = 100 * trained / _whole(backbone, asked)
-        shown = f"{ours:.3f} % ({trained:,})"
-    elif figure.get("unit") == "MiB":
-        ours = 4 * trained / 2**20
-        shown = f"{ours:.2f} MiB ({trained:,} x 4 bytes)"
-    found = HOLDS if abs(ours - figure["value"]) <= figure["within"] else FAILS
-    return Line(figure["what"], figure["published"], shown, "exact", f"shape of {asked['shape']}", found)
+def _count_line(figure: Mapping[str, Any]) -> Line:
+    check = Check(figure["what"], **figure["count"])
+    found = check.found()
+    trained = found.trainable
+    match figure.get("unit"):
+        case None:
+            ours, shown = float(trained), f"{trained:,}"
+        case "percent":
+            ours = 100 * found.share
+            shown = f"{ours:.3f} % ({trained:,})"
+        case "percent a task":
+            ours = 100 * found.share / check.tasks
+            shown = f"{ours:.3f} % ({trained:,} for {check.tasks})"
+        case "MiB":
+            ours = 4 * trained / 2**20
+            shown = f"{ours:.2f} MiB ({trained:,} x 4 bytes)"
+        case unit:
+            raise ValueError(f"claims.toml: {figure['what']!r} has the unit {unit!r}, which is none")
+    basis = f"shape of {check.backbone}" + (f", with {check.extra:,}: {check.extra_is}" if check.extra else "")
+    held = HOLDS if abs(ours - figure["value"]) <= figure["within"] else FAILS
+    return Line(figure["what"], figure["published"], shown, "exact", basis, held)
 
 
 def _compare_line(figure: Mapping[str, Any], folder: Path) -> Line:
@@ -144,49 +151,6 @@ def _compare_line(figure: Mapping[str, Any], folder: Path) -> Line:
     return Line(
         figure["what"], figure["published"], ours, interval, basis, verdict(100 * span.value, low, above)
     )  # fmt: skip
-
-
-def _plain(shape: Mapping[str, Any]) -> tuple[str, tuple[tuple[str, Any], ...]]:
-    return shape["type"], tuple((name, value) for name, value in shape.items() if name != "type")
-
-
-@cache
-def _shape(name: str, model_type: str, options: tuple[tuple[str, Any], ...]) -> Any:
-    """A backbone of a real one's shape that holds no weights."""
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    from handful.backbone import from_model
-
-    with torch.device("meta"):
-        model = AutoModel.from_config(AutoConfig.for_model(model_type, **dict(options)))
-    return from_model(model, id=name, fingerprint="none")
-
-
-def _count(backbone: Any, asked: Sequence[Mapping[str, Any]]) -> int:
-    """Trained parameters of methods together, without a head."""
-    from handful.attach import attach
-    from handful.methods import OnLayers, method, union
-
-    parts = []
-    for said in asked:
-        options = {name: value for name, value in said.items() if name not in ("name", "start", "stop")}
-        if "roles" in options:
-            roles: str = options["roles"]
-            options["roles"] = frozenset(ROLES.get(roles, roles).split())
-        own = method(said["name"], **options)
-        if "start" in said or "stop" in said:
-            own = OnLayers(method=own, start=said.get("start", 0), stop=said.get("stop"))
-        parts.append(own)
-    return attach(backbone, parts[0] if len(parts) == 1 else union(*parts)).num_parameters()
-
-
-def _whole(backbone: Any, asked: Mapping[str, Any]) -> int:
-    """What a share is taken of: the backbone, with all that is added where the paper counts it so."""
-    if not asked.get("of_all"):
-        return backbone.num_parameters
-    added = [said for said in asked["methods"] if said["name"] not in ("layernorm", "bitfit")]
-    return backbone.num_parameters + asked.get("extra", 0) + _count(backbone, added)
 
 
 def index_table(claims: Sequence[Claim]) -> list[str]:

@@ -69,14 +69,6 @@ def marked(task: str) -> str:
 
 
 CLAIMS = """
-[shape.small]
-type = "bert"
-hidden_size = 32
-num_hidden_layers = 2
-num_attention_heads = 4
-intermediate_size = 48
-vocab_size = 101
-
 [[claim]]
 id = "sizes"
 paper = "A paper"
@@ -84,17 +76,31 @@ statement = "It is small."
 source = "Table 1"
 [[claim.figure]]
 what = "right"
-published = "256"
-value = 256
+published = "1,024"
+value = 1024
 within = 0
-count = { shape = "small", methods = [{ name = "lora", rank = 1 }] }
+count = { backbone = "bert-tiny", spec = "lora:rank=1" }
 [[claim.figure]]
 what = "on the upper block only, with norms"
 published = "1 %"
 unit = "percent"
 value = 1.0
 within = 0.1
-count = { shape = "small", methods = [{ name = "lora", rank = 1, start = 1 }, { name = "layernorm" }], extra = 7 }
+count = { backbone = "bert-tiny", spec = "lora:rank=1:start=1+layernorm", extra = 7, extra_is = "a head" }
+[[claim.figure]]
+what = "for three tasks, of all that there is then"
+published = "0.03305 % a task"
+unit = "percent a task"
+value = 0.03305
+within = 0.00001
+count = { backbone = "bert-tiny", spec = "lora:rank=1", tasks = 3, once = "layernorm", of = "all" }
+[[claim.figure]]
+what = "on disk"
+published = "4 kB"
+unit = "MiB"
+value = 0.00390625
+within = 0
+count = { backbone = "bert-tiny", spec = "lora:rank=1" }
 
 [[claim]]
 id = "gain"
@@ -124,10 +130,13 @@ def test_figures_are_worked_out(claims: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "claims.toml").write_text(CLAIMS, encoding="utf-8")
     gridstore.build(tmp_path / "made.sqlite", seeds=3)
     sizes, gain = claims.read(tmp_path / "claims.toml")
-    assert [line.verdict for line in sizes.lines] == ["holds", "does not hold"]
-    assert sizes.lines[0].ours == "256"  # 2 blocks x 2 sites x (32 + 32)
-    trained = 128 + 5 * 64 + 7  # and five norms with a shift
-    assert f"({trained})" in sizes.lines[1].ours
+    assert [line.verdict for line in sizes.lines] == ["holds", "does not hold", "holds", "holds"]
+    assert sizes.lines[0].ours == "1,024"  # 2 blocks x 2 sites x (128 + 128)
+    trained = 512 + 5 * 256 + 7  # and five norms with a shift
+    assert f"({trained:,})" in sizes.lines[1].ours
+    assert sizes.lines[1].basis == "shape of bert-tiny, with 7: a head"
+    assert sizes.lines[2].ours.endswith(f"({3 * 1024 + 5 * 256:,} for 3)")
+    assert sizes.lines[3].ours == "0.00 MiB (1,024 x 4 bytes)"
     assert sizes.verdict == "does not hold"
     first, last, absent, missing = gain.lines
     assert first.verdict == "holds"
