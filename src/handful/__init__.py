@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from handful import methods, recipes
+    from handful.adapters_format import read_folder as load_adapters
     from handful.artifact import Artifact, load
     from handful.attach import Adapted, attach
     from handful.backbone import load as load_backbone
@@ -35,6 +36,7 @@ _PUBLIC = {
     "fit_many": "handful.classifier:fit_many",
     "Artifact": "handful.artifact:Artifact",
     "load": "handful.artifact:load",
+    "load_adapters": "handful.adapters_format:read_folder",
     "load_backbone": "handful.backbone:load",
     "attach": "handful.attach:attach",
     "Adapted": "handful.attach:Adapted",
@@ -74,6 +76,7 @@ __all__ = [
     "fit",
     "fit_many",
     "load",
+    "load_adapters",
     "load_backbone",
     "load_peft",
     "method",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from handful.types import split_id
@@ -10,11 +11,14 @@ if TYPE_CHECKING:
     from handful.artifact import Artifact
 
 
-def model_card(artifact: Artifact) -> str:
-    """`README.md` of an artifact, with the metadata that the hub reads."""
+_USE = ("```", "handful predict DIR INPUT", "```")
+
+
+def model_card(artifact: Artifact, *, library: str = "handful", use: Sequence[str] = _USE) -> str:
+    """`README.md` of an artifact, with the metadata that the hub reads. `use` are lines that say how it is used."""
     kind = "multi-label text classifier" if artifact.kind == "multilabel" else "text classifier"
     base, _ = split_id(artifact.backbone)
-    lines = ["---", "library_name: handful", f"base_model: {base}", "tags: [few-shot, peft]", "---", ""]
+    lines = ["---", f"library_name: {library}", f"base_model: {base}", "tags: [few-shot, peft]", "---", ""]
     lines += [
         f"# {artifact.task}",
         "",
@@ -29,7 +33,7 @@ def model_card(artifact: Artifact) -> str:
         lines += ["## What it cost", "", *(f"- {name.replace('_', ' ')}: {value:,}" for name, value in artifact.cost.items() if value is not None), ""]  # fmt: skip  # noqa: E501
     if artifact.notes:
         lines += ["## Notes", "", *(f"- {note}" for note in artifact.notes), ""]
-    lines += ["## Use", "", "```", "handful predict DIR INPUT", "```", ""]
+    lines += ["## Use", "", *use, ""]
     return "\n".join(lines)
 
 

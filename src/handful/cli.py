@@ -114,6 +114,19 @@ def evaluate(
 
 
 @app.command(no_args_is_help=True)
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="TASK", help="A fitted task.")],
+    out: Annotated[Path, typer.Option(help="A new folder, for peft.")],
+    backbone: Annotated[Optional[str], typer.Option(help="Where the task's backbone is now.")] = None,  # noqa: UP045
+    as_json: Json = False,
+) -> None:
+    """Write a fitted task as a folder that peft reads, its class head beside it; docs/formats.md has the details."""
+    from handful import exporting
+
+    exporting.export(folder, out, backbone=backbone, as_json=as_json)
+
+
+@app.command(no_args_is_help=True)
 def info(
     what: Annotated[str, typer.Argument(metavar="DIR|BACKBONE", help="A fitted task or a backbone.")],
     as_json: Json = False,

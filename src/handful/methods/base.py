@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -60,6 +60,13 @@ class Method:
 
     roles: frozenset[Role] = frozenset()
     """Where the method acts."""
+
+    def __str__(self) -> str:
+        """The method with the options that are not its defaults."""
+        said = [
+            f"{f.name}={getattr(self, f.name)}" for f in fields(self) if f.init and getattr(self, f.name) != f.default
+        ]
+        return f"{type(self).__name__}({', '.join(said)})"
 
     def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:
         """Fresh parameters of one task at one site, such that `apply` changes nothing yet."""

@@ -80,6 +80,9 @@ class LadderSide(Method):
             if norm is not None and "norm_bias" in params:
                 moved = (weight @ params["norm_bias"][..., i, norm, :, None]).squeeze(-1)
                 bias = moved if bias is None else bias + moved
+            if name == "qkv" and bias is not None:  # what all keys have in common changes no softmax but by rounding
+                query, key, value = bias.chunk(3, -1)
+                bias = torch.cat([query, torch.zeros_like(key), value], -1)
             weight = weight if norm is None else weight * params["norm"][..., i, norm, None, :]
             return h @ weight.mT if bias is None else h @ weight.mT + bias[..., None, :]
 

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from handful.peft_format.base import Config, Layer, Tensors
-from handful.peft_format.folder import load_peft, save_peft
+from handful.peft_format.folder import base_name, load_peft, save_peft
 from handful.peft_format.kinds import by_name, innermost, kind_of, own_form
 from handful.types import Params
 
-__all__ = ["from_peft", "load_peft", "save_peft", "to_peft"]
+__all__ = ["base_name", "from_peft", "load_peft", "save_peft", "to_peft"]
 
 
 def to_peft(spec: Config, params: Params, sites: Sequence[Config], backbone: str) -> tuple[Config, dict[str, Tensor]]:

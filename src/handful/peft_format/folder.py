@@ -17,14 +17,14 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from handful.attach import Adapted, attach
-from handful.backbone import Backbone
+from handful.backbone import Backbone, aliases
 from handful.errors import HandfulWarning, RequestError
 from handful.methods import Method, from_spec, method, to_spec
 from handful.peft_format.base import PREFIX, Config, Form, Layer, LayerForm, Tensors, damaged, refused
 from handful.peft_format.kinds import FORMS, by_name, innermost, kind_of
 from handful.peft_format.targets import check_targets, compose, piece_of, places_of, stem_of
 from handful.sites import Place, is_transposed
-from handful.types import Params, cast_params
+from handful.types import Params, cast_params, split_id
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -50,6 +50,12 @@ def save_peft(adapted: Adapted, params: Params, folder: str | os.PathLike[str]) 
     return path
 
 
+def base_name(backbone: Backbone) -> str:
+    """What transformers loads a backbone's whole weights by: the folder of an alias, "x" of the quantised "x@int8"."""
+    name, _ = split_id(backbone.id)
+    return aliases()[name]() if name in aliases() else name
+
+
 def _exported(adapted: Adapted, params: Params) -> tuple[Config, dict[str, Tensor]]:
     spec, layers = to_spec(adapted.method), [_layer(place) for place in adapted.places]
     form = kind_of(spec, layers)
@@ -59,7 +65,7 @@ def _exported(adapted: Adapted, params: Params) -> tuple[Config, dict[str, Tenso
     if position is not None:
         raise refused(f"{position} also serves relative positions, which handful leaves as they were and PEFT not.")
     _check_like(adapted, params)
-    return form.write(innermost(spec)["options"], params, layers, adapted.backbone.id)
+    return form.write(innermost(spec)["options"], params, layers, base_name(adapted.backbone))
 
 
 def load_peft(

@@ -32,8 +32,10 @@ class PromptForm(TableForm):
     def write(
         self, options: Config, params: Params, layers: Sequence[Layer], backbone: str
     ) -> tuple[Config, dict[str, Tensor]]:
-        config = self.head(backbone) | {"num_virtual_tokens": options["num_tokens"]}
-        return config, {_TABLE: params[layers[0].name]["prompt"]}
+        table = params[layers[0].name]["prompt"]
+        # peft finds a width and a number of heads in some configurations only, and has no use for the latter here
+        config = {"num_virtual_tokens": options["num_tokens"], "token_dim": table.shape[-1], "num_attention_heads": 1}
+        return self.head(backbone) | config, {_TABLE: table}
 
     def read(self, tensors: Tensors, layers: Sequence[Layer]) -> Params:
         return {layers[0].name: {"prompt": tensors[_TABLE]}}
