@@ -29,6 +29,7 @@ def main(folder: str, name: str, rows: int, length: int, steps: int) -> None:
     adapters.init(model)
     model.add_adapter("peer", config=CONFIGS[name])
     model.train_adapter("peer")
+    model.set_active_adapters("peer")
     model.train()
     head = torch.nn.Linear(model.config.hidden_size, CLASSES)
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -16,12 +16,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import dev_tables
+import shelf_tables
 from claims import RESULTS, STRENGTH, UNTESTED, claim_table, index_table, read, results_of
 from handful.cells import Result
 from handful.suites.dev import CHOSEN_ON, SUITE
 
 PAGE = RESULTS.parent / "docs" / "results.md"
-STORE = RESULTS / "dev.sqlite"
+STORE, SHELF = RESULTS / "dev.sqlite", RESULTS / "shelf.sqlite"
 
 
 def page(store: Path = STORE) -> str:
@@ -44,6 +45,9 @@ def page(store: Path = STORE) -> str:
         setfit=_text(dev_tables.setfit(results, 8)),
         coverage=_text(dev_tables.coverage(results)),
         costs=_text(dev_tables.costs(results)),
+        shelf={k: _text(shelf_tables.table(results_of(SHELF), k)) for k in shelf_tables.SHOTS},
+        shelf_pairs=_text(shelf_tables.pairs(results_of(SHELF))),
+        speed=_text(shelf_tables.speed()),
         failed=_text(dev_tables.failed(results)),
         made_with=made_with(results),
         coverage_seeds=len({r.cell.seed for r in results if r.cell.recipe == dev_tables.REFERENCE}),

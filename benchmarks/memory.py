@@ -86,15 +86,16 @@ def _case(name: str, numbers: list[int]) -> Callable[[], None]:
         num_tasks, rows, length = numbers
         return training(LoRA(), tasks_of(random_rows(num_tasks * rows, length), num_tasks, rows), 2)
     pool = random_rows(ROWS, LENGTH)
-    if name.startswith("side "):
+    if name.startswith("method "):
         from benchmarks.cached import with_states
         from benchmarks.subjects import minilm
 
         from handful.attach import attach
         from handful.methods import method
 
-        side = attach(minilm(), method(name.removeprefix("side ")))
-        return training(side, tasks_of(with_states(side, pool), 1, ROWS), 2)
+        adapted = attach(minilm(), method(name.removeprefix("method ")))
+        rows = with_states(adapted, pool) if adapted.beside else pool
+        return training(adapted, tasks_of(rows, 1, ROWS), 2)
     if name.startswith("peft"):
         return Peer(peft_lora(), dropout="off" not in name).steps(pool, random_labels(ROWS), 2)
     budget = {"budget": ROWS * LENGTH} if "one pass" in name else {}

@@ -155,8 +155,8 @@ def _states(fitted: Artifact, backbone: Backbone) -> str:
     virtual = spec["options"]["num_tokens"] if spec["name"] in ("prompt", "prefix") else 0
     if spec["name"] == "prefix":
         raise _differs(f"It counts the positions of real tokens behind a prefix from {virtual}, handful from 0")
-    if virtual and path:
-        raise _differs(f"It puts virtual tokens in front of the whole model, and {path} is what reads texts")
+    if virtual and hasattr(config, "text_config"):
+        raise _differs("It looks for the embeddings of texts in the first part of a model, which here reads images")
     if virtual and fitted.text_pair and "token_type_ids" in names:
         raise _differs("It gives no token types beside virtual tokens, and they tell the two texts of a pair apart")
     given = "**rows"
@@ -191,8 +191,8 @@ def _check(fitted: Artifact, out: Path) -> None:
         name = "no method" if fitted.method is None else "no method alone"
         raise MethodError(
             "", f"Its recipe {fitted.recipe} tunes {name}: what it learned is a head on the frozen backbone.",
-            f"Fit it with a method that PEFT has (handful fit ... --recipe {', '.join(_METHODS)}), or answer with handful "
-            "predict.",
+            f"Fit it with a method that PEFT has (handful fit ... --recipe {', '.join(_METHODS)}), or answer with "
+            "handful predict.",
         )  # fmt: skip
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -209,4 +209,4 @@ def _unwritable(error: OSError) -> ArtifactError:
 
 
 def _differs(found: str) -> MethodError:
-    return MethodError("", f"PEFT would answer otherwise. {found}.")
+    return MethodError("", f"PEFT would not answer as handful. {found}.")

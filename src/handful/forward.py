@@ -19,7 +19,7 @@ def run_backbone(backbone: Backbone, inputs: Mapping[str, Tensor]) -> tuple[Tens
     arguments: dict[str, Any] = dict(inputs)
     if backbone.model.config.is_encoder_decoder and "decoder_input_ids" not in arguments:
         rows = next(iter(arguments.values())).shape[0]
-        start = backbone.model.config.decoder_start_token_id
+        start = getattr(backbone.model.config, "decoder_start_token_id", None)
         arguments["decoder_input_ids"] = torch.full((rows, 1), start or 0, device=backbone.device)
     if any(stack.name == "decoder" for stack in backbone.family.stacks):
         arguments["use_cache"] = False

@@ -98,7 +98,7 @@ def test_the_version_and_the_help(handful: Handful) -> None:
     assert handful("--version").out == f"handful {__version__}\n"
     shown = handful("--help")
     assert shown.status == 0
-    for command in ("fit", "predict", "evaluate", "info", "methods", "recipes", "backbones", "demo"):
+    for command in ("fit", "predict", "evaluate", "export", "info", "methods", "recipes", "backbones", "demo"):
         assert re.search(rf"^\W*{command}\b", shown.out, re.MULTILINE)
 
 
@@ -107,6 +107,7 @@ def test_the_options_of_the_contract(handful: Handful) -> None:
         "fit": "--text --text-pair --label --backbone --recipe --shots --seed --out --resume --json",
         "predict": "--out --json --text",
         "evaluate": "--json --text --label",
+        "export": "--out --backbone --json",
         "info": "--json",
     }
     for command, names in options.items():
