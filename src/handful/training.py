@@ -117,7 +117,7 @@ class Run:
 
     def _update(self, value: Tensor, grad: Tensor) -> None:
         chosen = torch.tensor(self.active)
-        flat = self.flat[chosen]
+        flat = self.flat[self._place(chosen)]
         grad = grad + self.l2[chosen] * flat
         if self.ties:
             grad = self._in_common(grad, self.groups[chosen])
@@ -126,30 +126,38 @@ class Run:
         fine = torch.isfinite(value) & torch.isfinite(norm[:, 0]) & (value.cpu() < first + DIVERGED).to(value.device)
         self.losses[self.step, chosen] = value.cpu()
         if self.ties:  # what one of them has lost, all have
+            fine = fine & grad.isfinite().all(1)
             lost = self.groups[chosen[~fine.cpu()]]
             fine = fine & ~torch.isin(self.groups[chosen], lost)
         for t in chosen[~fine.cpu()].tolist():
             now = float(self.losses[self.step, t])
             self.stopped[t] = f"the loss was {now:.3g} at step {self.step + 1}; kept the step before"
             self.flat[t] = self.good[t]
-        chosen, flat, grad, norm = chosen[fine.cpu()], flat[fine], grad[fine], norm[fine]
+        if not bool(fine.all()):
+            chosen, flat, grad, norm = chosen[fine.cpu()], flat[fine], grad[fine], norm[fine]
         if len(chosen):
-            self.good[chosen] = flat
+            place = self._place(chosen)
+            self.good[place] = flat
             if self.schedule.clip is not None:
                 factor = (self.schedule.clip / (norm + 1e-6)).clamp(max=1)
                 if self.ties:  # what is held in common has a norm of its own, so that it stays in common
                     common = torch.where(self.tied, grad, 0.0).norm(dim=1, keepdim=True)
                     factor = torch.where(self.tied, (self.schedule.clip / (common + 1e-6)).clamp(max=1), factor)
                 grad = grad * factor
-            state = select(self.state, chosen)
+            state = self.state if isinstance(place, slice) else select(self.state, chosen)
             rule = optimizer(self.schedule.optimizer, self.decay[chosen])
             taken = flat + rule.step(flat, grad, state, self._rates(chosen), self.layout)
             finite = taken.isfinite().all(1)
-            self.flat[chosen] = torch.where(finite[:, None], taken, flat)
+            self.flat[place] = taken if bool(finite.all()) else torch.where(finite[:, None], taken, flat)
             for t in chosen[~finite.cpu()].tolist():
                 self.stopped[t] = f"step {self.step + 1} led out of the finite numbers and was not taken"
-            for name, part in state.items():
-                self.state[name][chosen] = part
+            if state is not self.state:
+                for name, part in state.items():
+                    self.state[name][chosen] = part
+
+    def _place(self, chosen: Tensor) -> Tensor | slice:
+        """Where the rows of some tasks lie; of all of them nothing need be copied."""
+        return slice(None) if len(chosen) == len(self.steps) else chosen
 
     def _rates(self, chosen: Tensor) -> Tensor:
         """`[t, 1]`, or `[t, P]` where the head has its own rate."""
