@@ -26,8 +26,6 @@ NAMES = {
     "tfidf-lr": "(c) TF-IDF + LR",
     "setfit": "(d) SetFit",
 }
-NO_FOLDS = ":num_folds=0"
-"""How methods are tuned here to compare them with each other: once, without cross-validation."""
 Cells = dict[Arm, dict[Place, Result]]
 
 
@@ -44,7 +42,7 @@ def of(results: Iterable[Result], recipes: Sequence[str], shots: int | None = No
 
 
 def named(arm: Arm) -> str:
-    return NAMES.get(arm.recipe) or f"`{arm.recipe.removesuffix(NO_FOLDS)}`"
+    return NAMES.get(arm.recipe) or f"`{arm.recipe}`"
 
 
 def marked(task: str) -> str:
@@ -158,12 +156,6 @@ def _gap(here: Cells) -> str:
     return shown(min(gaps, key=lambda c: c.span.value).span, signed=True)
 
 
-def methods(results: Sequence[Result], k: int) -> list[str]:
-    """Methods tuned in the same way, on each set."""
-    recipes = sorted({r.cell.recipe for r in results if r.cell.recipe.endswith(NO_FOLDS)})
-    return each_set(results, k, [*recipes, "peft-lora", "embedding-lr", REFERENCE]) if recipes else ["None yet.", ""]
-
-
 def setfit(results: Sequence[Result], k: int) -> list[str]:
     """SetFit on the sets where it was run."""
     tasks = {r.cell.task for r in results if r.cell.recipe == "setfit"}
@@ -198,13 +190,12 @@ def _kept(name: str, found: Claims) -> str:
 def costs(results: Sequence[Result]) -> list[str]:
     """Medians over the sets of what a fit and an answer cost."""
     shots = sorted({r.cell.shots for r in results})
-    tuned = sorted({r.cell.recipe for r in results if r.cell.recipe.endswith(NO_FOLDS)})
     lines = [
         "| arm | trained parameters | " + " | ".join(f"GFLOPs a fit, k = {k}" for k in shots)
         + " | MFLOPs an answer | cells |",
         "| --- |" + " ---: |" * (3 + len(shots)),
     ]  # fmt: skip
-    for arm, places in of(results, [*MAIN, "setfit", *tuned]).items():
+    for arm, places in of(results, [*MAIN, "setfit"]).items():
         cells = list(places.values())
         row = [
             _median(cells, "trained_parameters", 1),

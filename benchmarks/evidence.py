@@ -41,7 +41,6 @@ def page(store: Path = STORE) -> str:
         gains=_text(dev_tables.gains(results)),
         summary=_text(dev_tables.summary(results)),
         each_set={k: _text(dev_tables.each_set(results, k)) for k in SUITE.shots},
-        methods=_text(dev_tables.methods(results, 16)),
         setfit=_text(dev_tables.setfit(results, 8)),
         coverage=_text(dev_tables.coverage(results)),
         costs=_text(dev_tables.costs(results)),
