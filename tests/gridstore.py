@@ -83,6 +83,7 @@ def outcome(cell: Cell, rows: int, generator: random.Random, rank: int) -> Outco
     cost = {
         "training_flops": train, "query_flops": 1.1e9 * size * (1.0, 1.02, 1.0, 1.0)[rank % 4],
         "trained_parameters": (60_000, 74_000, 21_000, 3_000)[rank % 4],
+        "method_parameters": (59_000, 73_000, 20_000, 2_000)[rank % 4], "backbone_parameters": 22_700_000 * size,
         "bytes": (250_000, 310_000, 92_000, 14_000)[rank % 4] + 1500 * classes,
         "fit_seconds": train / 4e11 + 0.05, "fit_cpu_seconds": train / 2e11 + 0.1, "query_seconds": rows * 0.004 * size,
         "peak_memory_bytes": 9e8,

@@ -162,7 +162,7 @@ def test_the_committed_page_is_what_results_says(evidence: ModuleType, claims: M
 
 def test_a_store_in_the_making_makes_a_page(evidence: ModuleType, tmp_path: Path) -> None:
     pytest.importorskip("jinja2")
-    recipes = ("default", "embedding-lr", "peft-lora", "tfidf-lr", "setfit", "lora:num_folds=0")
+    recipes = ("default", "embedding-lr", "peft-lora", "tfidf-lr", "setfit")
     tasks = tuple(task.name for task in suite("dev").tasks)
     lost = [("peft-lora", task, 16, seed) for task in tasks[2:] for seed in range(5)]
     gridstore.build(tmp_path / "dev.sqlite", recipes=recipes, tasks=tasks, shots=(4, 8, 16), failed=lost, suite="dev")
@@ -173,9 +173,21 @@ def test_a_store_in_the_making_makes_a_page(evidence: ModuleType, tmp_path: Path
     assert made.count("- failed: peft-lora on ") == 30
     table = made.split("### SetFit\n")[1].split("###")[0]
     assert all(f"| {marked(task)} |" in table for task in tasks)
-    assert "| `lora` |" in made.split("### Methods, tuned alike\n")[1].split("###")[0]
     assert " nan" not in made
     assert "None yet." in evidence.page(tmp_path / "absent.sqlite")
+
+
+def test_tables_of_all_methods(evidence: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    recipes = tuple(f"{name}:lr=0.01:num_folds=0:steps=30" for name in ("full", "compacter", "said:rank_one=true"))
+    gridstore.build(
+        tmp_path / "shelf.sqlite", recipes=recipes, tasks=("fewrel_wiki", "multiemo_hotels"), shots=(16,), suite="dev"
+    )
+    results = evidence.results_of(tmp_path / "shelf.sqlite")
+    table = "\n".join(evidence.shelf_tables.table(results, 16))
+    assert all(f"| `{name}` | 0.01 |" in table for name in ("full", "compacter", "said:rank_one=true"))
+    assert "| `compacter` - `full` |" in "\n".join(evidence.shelf_tables.pairs(results))
+    assert evidence.shelf_tables.table(results, 64) == ["None yet.", ""]
 
 
 def test_a_change_is_told(evidence: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
