@@ -10,7 +10,7 @@ from statistics import median
 from dev_tables import shown
 from handful.cells import Result
 from handful.paired import compare
-from handful.recipes import parse
+from handful.recipes import parse, written
 from handful.stats import Arm, Place, by_arm, clustered, grouped, scores, step_sizes
 
 SPEED, COSTS = (Path(__file__).parent / "results" / f"{name}.json" for name in ("shelf", "shelf_costs"))
@@ -24,8 +24,7 @@ CHOSEN = ("lr", "num_folds", "steps")
 def name_of(recipe: str) -> str:
     """A method without what was chosen or is the same for all."""
     name, options = parse(recipe)
-    said = [f"{key}={value}" for key, value in options.items() if key not in CHOSEN]
-    return ":".join([name, *said])
+    return written(name, {key: value for key, value in options.items() if key not in CHOSEN})
 
 
 def table(results: Sequence[Result], k: int) -> list[str]:
