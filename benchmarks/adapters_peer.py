@@ -18,7 +18,7 @@ CONFIGS = {
     "pfeiffer": adapters.SeqBnConfig(),
     "parallel": adapters.ParBnConfig(reduction_factor=16),
     "compacter": adapters.CompacterConfig(reduction_factor=16),
-    "compacter_pp": adapters.CompacterPlusPlusConfig(reduction_factor=16),
+    "compacter++": adapters.CompacterPlusPlusConfig(reduction_factor=16),
 }
 
 

@@ -26,7 +26,7 @@ BY_ADAPTERS: dict[str, dict[str, Any]] = {
     "pfeiffer": {"reduction": 16},
     "parallel": {"reduction": 16},
     "compacter": {"width": 24},
-    "compacter_pp": {"width": 24},
+    "compacter++": {"width": 24},
 }
 
 
@@ -48,7 +48,7 @@ def by_peft() -> dict[str, tuple[Method, Any]]:
 
 
 def run(quick: bool) -> Report:
-    steps, repeats = (1, 3) if quick else (2, 7)
+    steps, repeats = (1, 3) if quick else (2, 5)
     pool, labels = random_rows(ROWS, LENGTH), random_labels(ROWS)
     figures, seconds = list[Figure](), dict[str, Any]()
     for name, (ours, config) in by_peft().items():
