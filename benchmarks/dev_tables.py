@@ -149,7 +149,7 @@ def _gap(here: Cells) -> str:
     """The reference against the peer with the highest mean."""
     rows = [result for places in here.values() for result in places.values()]
     reference = next((arm for arm in here if arm.recipe == REFERENCE), None)
-    peers = [arm for arm in here if arm.recipe in PEERS]
+    peers = [arm for arm in here if arm.recipe in (*PEERS, "setfit")]
     if reference is None or not peers:
         return "-"
     gaps = [c for peer in peers if (c := compare(rows, reference, peer)) is not None]
