@@ -69,7 +69,7 @@ def rows(task):
         ("a.csv", GOOD.replace(",", ";")),
         ("a.csv", GOOD.replace("a,x\n", "\n\na,x\n").removesuffix("\n")),
         ("a.tsv", GOOD.replace(",", "\t")),
-        ("a.csv.gz", gzip.compress(GOOD.encode())),
+        ("a.csv.gz", gzip.compress(GOOD.encode(), mtime=0)),
         (
             "a.jsonl",
             "".join(json.dumps({"text": t, "label": y}) + "\r\n\n" for t, y in zip("abcd", "xyxy", strict=True)),
@@ -286,7 +286,7 @@ def test_empty_file(put, content):
         ("a.txt", "a\n\nb\n", ["label column"]),
         ("a.xlsx", "PK", ["'.xlsx' is not a format", ".csv"]),
         ("a.csv.gz", b"not gzip", ["Not a gzipped file", "cut off"]),
-        ("a.csv.gz", gzip.compress(GOOD.encode())[:-9], ["a.csv.gz", "cut off"]),
+        ("a.csv.gz", gzip.compress(GOOD.encode(), mtime=0)[:-9], ["a.csv.gz", "cut off"]),
         ("a.parquet", b"PAR1", ["not a sound parquet file"]),
     ],
 )  # fmt: skip
