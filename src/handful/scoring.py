@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,11 +62,26 @@ class Classifier:
         return pooled if self.scale is None else self.scale * F.normalize(pooled, dim=-1)
 
     def __call__(self, params: Params, batch: Batch, noise: Noise | None = None, second_order: bool = False) -> Tensor:
-        x = self.features(params, batch, noise, second_order)
-        head = params["head"]
+        return self.read(params["head"], self.features(params, batch, noise, second_order), batch)
+
+    def read(self, head: Mapping[str, Tensor], x: Tensor, batch: Batch) -> Tensor:
+        """Scores `[T?, B, C]` of features `x [T?, B, D]`."""
         bias = head["bias"] if batch.num_tasks is None else head["bias"].unsqueeze(-2)
         logits = (head["weight"] @ x.mT).mT + bias  # the gradient of `x @ weight.mT` is computed 2.5 times slower
         return mask_classes(logits, batch.class_mask)
+
+    def prototypes(self, x: Tensor, batch: Batch, num_classes: int) -> dict[str, Tensor]:
+        """The head of the class means of features `x [T?, B, D]`: `weight [T?, C, D]` and `bias [T?, C]`.
+
+        Its softmax is that of minus the squared distance (Snell et al. 2017, equation 2), of unit vectors `scale / 2`
+        times that.
+        """
+        assert batch.labels is not None
+        if self.scale is None:
+            head = prototype_head(x, batch.labels, batch.row_mask, num_classes)
+            return {name: 2 * p for name, p in head.items()}
+        head = prototype_head(x / self.scale, batch.labels, batch.row_mask, num_classes)
+        return {"weight": head["weight"], "bias": self.scale * head["bias"]}
 
 
 def mask_classes(logits: Tensor, class_mask: Tensor | None) -> Tensor:

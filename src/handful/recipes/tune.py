@@ -25,7 +25,7 @@ from handful.methods.lora import LoRA
 from handful.methods.variants import OnLayers
 from handful.progress import Progress, silent
 from handful.prompts import encode, targets
-from handful.scoring import Classifier, prototype_head
+from handful.scoring import Classifier
 from handful.stages import train
 from handful.types import Batch, Params, Task, map_params, stack_params, task_params
 
@@ -131,8 +131,8 @@ def _groups(members: Sequence[Member]) -> list[int]:
 def _prototypes(model: Classifier, params: Params, rows: Rows) -> dict[str, Tensor]:
     """Each member's head from the class prototypes of its own rows."""
     features = evaluate(model.features, params, rows, budget=TOKEN_BUDGET)
-    head = prototype_head(features / SCALE, rows.labels, rows.index >= 0, rows.class_mask.shape[1])
-    return {"weight": head["weight"], "bias": SCALE * head["bias"]}
+    batch = Batch({}, rows.index >= 0, rows.labels)
+    return model.prototypes(features, batch, rows.class_mask.shape[1])
 
 
 def _cost(
