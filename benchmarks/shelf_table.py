@@ -45,8 +45,8 @@ def main() -> None:
     _compare(asked, CHOSEN_ON, [own for each in candidates.values() for own in each], search, "16", 1)
     scores = defaultdict[str, list[float]](list)
     for result in Store(search).results():
-        if result.score is not None:
-            scores[result.cell.recipe].append(result.score)
+        if result.outcome and result.outcome.score is not None:
+            scores[result.cell.recipe].append(result.outcome.score)
     store = Store(asked.store)
     tasks = {own: pool.name for task in CHOSEN_ON for pool in suite(task).pools(asked.data) for own in pool.contents()}
     chosen = []

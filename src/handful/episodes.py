@@ -2,11 +2,11 @@
 
 Pure functions: the same task, arguments and seed give the same draw in every process. What is drawn from a class
 depends on its own rows and name only. Rows with the same text (and second text) never land on both sides of a draw.
+The classes of a tagging task are its entity types, and a row has one label for each of its entities.
 """
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -16,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handful.errors import DataError, HandfulWarning, RequestError
+from handful.seeds import generator
+from handful.tagging import example_types, types_of
 from handful.types import Episode, Example, Task
 
 Indices = NDArray[np.int64]
+SEVERAL = {"multilabel": "multi-label", "tagging": "tagging"}  # kinds of tasks whose rows have several labels
 
 
 def subset(task: Task, indices: Iterable[int]) -> Task:
@@ -30,14 +33,16 @@ def shots(task: Task, k: int, *, seed: int) -> Task:
     """`k` rows of each class without replacement, in the task's order; repeated texts only when others run out.
 
     A class with fewer rows keeps them all, with one HandfulWarning. Multi-label: rows are added, rarest label first,
-    until each label has `k` rows or all it has; rows without a label count as one more label.
+    until each label has `k` rows or all it has; rows without a label count as one more label. Tagging: so with types,
+    until each has `k` entities (Yang and Katiyar 2020), beside `k` rows without an entity.
     Raises RequestError for a `k` below 1 and DataError for rows without a label.
     """
     _at_least(1, k, "shots")
     rows = _by_class(task)
-    if few := {name: len(rows[name]) for name in task.labels if len(rows[name]) < k}:
+    held = Counter(name for example in task.examples for name in _labels(example))
+    if few := {name: held[name] for name in rows if held[name] < k}:
         found = ", ".join(f"'{name}' has {count}" for name, count in few.items())
-        message = f"Fewer than {k} examples in {len(few)} of {len(task.labels)} classes of {task.name}: {found}. "
+        message = f"Fewer than {k} examples in {len(few)} of {len(rows)} classes of {task.name}: {found}. "
         warnings.warn(message + "All of them are kept.", HandfulWarning, stacklevel=2)
     return subset(task, _greedy(task, rows, k, seed))
 
@@ -45,8 +50,8 @@ def shots(task: Task, k: int, *, seed: int) -> Task:
 def some_classes(task: Task, ways: int, *, seed: int) -> Task:
     """The rows of `ways` of a task's classes, in the task's order. RequestError where it has fewer."""
     _at_least(2, ways, "ways")
-    if ways > len(task.labels) or task.kind == "multilabel":
-        found = f"It has {len(task.labels)}{' of a multi-label task' if task.kind == 'multilabel' else ''}."
+    if ways > len(task.labels) or task.kind in SEVERAL:
+        found = f"It has {len(task.labels)}{f' of a {SEVERAL[task.kind]} task' if task.kind in SEVERAL else ''}."
         raise RequestError(f"Tried to draw {ways} classes of {task.name}.", found, "Ask for fewer, or for all.")
     names = _drawn(task.labels, ways, seed)
     return subset(replace(task, labels=names), (i for i, e in enumerate(task.examples) if e.label in names))
@@ -54,7 +59,7 @@ def some_classes(task: Task, ways: int, *, seed: int) -> Task:
 
 def some_rows(task: Task, count: int, *, seed: int) -> Task:
     """`count` rows, whatever their class, in the task's order."""
-    picked = _rng(seed, "rows").choice(len(task.examples), count, replace=False)
+    picked = generator(seed, "rows").choice(len(task.examples), count, replace=False)
     return subset(task, sorted(picked.tolist()))
 
 
@@ -66,7 +71,7 @@ def split(task: Task, fraction: float = 0.2, *, seed: int) -> tuple[Task, Task]:
     if not 0 < fraction < 1:
         found = f"{fraction} is not between 0 and 1."
         raise RequestError(f"Tried to split {task.name}.", found, "Give the part to hold out, such as 0.2.")
-    groups = _Groups([_labels(example) for example in task.examples], _contents(task))
+    groups = _grouped(task)
     held: Counter[Hashable] = Counter()
     chosen: set[int] = set()
     for label, members in groups.rarest_first(seed):
@@ -86,25 +91,17 @@ def sample(task: Task, shots: int, *, seed: int, query: int | None = None, ways:
     """An N-way k-shot episode: `shots` rows per class as support, `query` rows per class (None: all others) as query.
 
     With `ways`, that many classes are drawn from those with enough rows; both tasks keep the class order. No text of
-    the support is in the query, and a text that carries different labels is never support. Multi-label tasks take
-    no `ways`; each label gets at least `shots` (and `query`) rows where it has them.
+    the support is in the query, and a text that carries different labels is never support. Multi-label and tagging
+    tasks take no `ways`; each label gets at least `shots` (and `query`) rows, or entities, where it has them.
     Raises RequestError for numbers out of range and DataError for classes with too few different texts.
     """
     _at_least(1, shots, "shots")
     _at_least(1, query, "query rows")
     _at_least(2, ways, "ways")
-    if task.kind == "multilabel":
+    if task.kind in SEVERAL:
         return _sample_multilabel(task, shots, seed, query, ways)
-    contents, rows = _contents(task), _by_class(task)
-    labels_of: dict[Hashable, set[str]] = {}
-    for name, indices in rows.items():
-        for i in indices:
-            labels_of.setdefault(contents[i], set()).add(name)
+    contents, rows, clean = _contents(task), _by_class(task), distinct_rows(task)
     need = shots + (query or 1)
-    clean = {
-        name: list({contents[i]: i for i in reversed(rows[name]) if len(labels_of[contents[i]]) == 1}.values())[::-1]
-        for name in task.labels
-    }
     names = [name for name in task.labels if len(clean[name]) >= need]
     if len(names) < (ways or len(task.labels)):
         few = next(name for name in task.labels if len(clean[name]) < need) if len(names) < len(task.labels) else None
@@ -118,14 +115,27 @@ def sample(task: Task, shots: int, *, seed: int, query: int | None = None, ways:
         names = list(_drawn(names, ways, seed))
     support: list[int] = []
     for name in names:
-        support += _rng(seed, "shots", name).permutation(clean[name])[:shots].tolist()
+        support += generator(seed, "shots", name).permutation(clean[name])[:shots].tolist()
     taken = {contents[i] for i in support}
     asked_of: list[int] = []
     for name in names:
         rest = [i for i in rows[name] if contents[i] not in taken]
-        asked_of += rest if query is None else _shuffled(rest, contents, _rng(seed, "query", name))[:query]
+        asked_of += rest if query is None else _shuffled(rest, contents, generator(seed, "query", name))[:query]
     part = replace(task, labels=tuple(names))
     return Episode(subset(part, sorted(support)), subset(part, sorted(asked_of)))
+
+
+def distinct_rows(task: Task) -> dict[str, list[int]]:
+    """Rows of each class: the first of each text, and of no text that carries different labels. DataError."""
+    contents, rows = _contents(task), _by_class(task)
+    labels_of: dict[Hashable, set[str]] = {}
+    for name, indices in rows.items():
+        for i in indices:
+            labels_of.setdefault(contents[i], set()).add(name)
+    return {
+        name: list({contents[i]: i for i in reversed(rows[name]) if len(labels_of[contents[i]]) == 1}.values())[::-1]
+        for name in task.labels
+    }
 
 
 def mixture(sizes: Sequence[int], *, temperature: float = 10.0) -> NDArray[np.float64]:
@@ -143,7 +153,7 @@ def mixture(sizes: Sequence[int], *, temperature: float = 10.0) -> NDArray[np.fl
 def max_folds(task_or_labels: Task | Sequence[Hashable]) -> int:
     """The largest number of folds that `folds` can make: the different texts of the smallest class with two or more.
 
-    0 where nothing can be held out.
+    Of a tagging task the most common one's, as not every fold needs to ask for each type. 0: nothing can be held out.
     """
     return _grouped(task_or_labels).max_folds
 
@@ -189,14 +199,14 @@ def folds(task_or_labels: Task | Sequence[Hashable], num_folds: int, *, seed: in
 class _Groups:
     """Rows of equal content, their labels (`()` stands for none), and how many groups each label has."""
 
-    def __init__(self, labels: Sequence[tuple[Hashable, ...]], contents: Sequence[Hashable]) -> None:
+    def __init__(self, labels: Sequence[tuple[Hashable, ...]], contents: Sequence[Hashable], *, tagged: bool) -> None:
         grouped: dict[Hashable, list[int]] = {}
         for i, content in enumerate(contents):
             grouped.setdefault(content, []).append(i)
         self.rows = list(grouped.values())
         self.labels = [list(dict.fromkeys(x for i in rows for x in labels[i] or [()])) for rows in self.rows]
         self.counts = Counter(x for names in self.labels for x in names)
-        self.max_folds = min((count for count in self.counts.values() if count > 1), default=0)
+        self.max_folds = (max if tagged else min)((n for n in self.counts.values() if n > 1), default=0)
 
     def rarest_first(self, seed: int) -> list[tuple[Hashable, list[int]]]:
         """Labels from rare to common, each with its groups in seeded order."""
@@ -205,14 +215,15 @@ class _Groups:
             for name in names:
                 members.setdefault(name, []).append(group)
         order = sorted(members, key=lambda name: len(members[name]))
-        return [(x, _rng(seed, "groups", str(x)).permutation(members[x]).tolist()) for x in order]
+        return [(x, generator(seed, "groups", str(x)).permutation(members[x]).tolist()) for x in order]
 
 
 def _grouped(given: Task | Sequence[Hashable]) -> _Groups:
     if isinstance(given, Task):
-        return _Groups([_labels(example) for example in given.examples], _contents(given))
+        labels_of = [_labels(example) for example in given.examples]
+        return _Groups(labels_of, _contents(given), tagged=given.kind == "tagging")
     labels: list[tuple[Hashable, ...]] = [label if isinstance(label, tuple) else (label,) for label in given]
-    return _Groups(labels, range(len(labels)))
+    return _Groups(labels, range(len(labels)), tagged=False)
 
 
 def _contents(task: Task) -> list[Hashable]:
@@ -221,15 +232,18 @@ def _contents(task: Task) -> list[Hashable]:
 
 def _labels(example: Example) -> tuple[str, ...]:
     if example.label is None:
-        todo = "Read it with its labels, or leave these rows out."
-        raise DataError("Tried to draw from a task by class.", f"'{example.text[:60]}' has no label.", todo)
+        found, todo = f"'{example.text[:60]}' has no label.", "Read it with its labels, or leave these rows out."
+        raise DataError("Tried to draw from a task by class.", found, todo)
+    if example.words is not None:
+        return example_types(example)
     return example.label if isinstance(example.label, tuple) else (example.label,)
 
 
 def _by_class(task: Task) -> dict[str, list[int]]:
-    rows: dict[str, list[int]] = {name: [] for name in task.labels}
+    classes = types_of(task.labels) if task.kind == "tagging" else task.labels
+    rows: dict[str, list[int]] = {name: [] for name in classes}
     for i, example in enumerate(task.examples):
-        for name in _labels(example):
+        for name in dict.fromkeys(_labels(example)):
             rows.setdefault(name, []).append(i)
     return rows
 
@@ -237,11 +251,11 @@ def _by_class(task: Task) -> dict[str, list[int]]:
 def _greedy(task: Task, rows: dict[str, list[int]], k: int, seed: int) -> list[int]:
     """Rows such that every class has `k` or all it has, rarest class first; of a single-label task exactly so."""
     contents = _contents(task)
-    bare = [i for i, example in enumerate(task.examples) if example.label == ()]
+    bare = [i for i, example in enumerate(task.examples) if not _labels(example)]
     picked: set[int] = set()
     counts: Counter[str] = Counter()
     for name, indices in [("", bare), *sorted(rows.items(), key=lambda item: len(item[1]))]:
-        for i in _shuffled(indices, contents, _rng(seed, "shots", name)):
+        for i in _shuffled(indices, contents, generator(seed, "shots", name)):
             if i not in picked and (counts[name] if indices is not bare else len(picked)) < k:
                 picked.add(i)
                 counts.update(_labels(task.examples[i]))
@@ -251,7 +265,7 @@ def _greedy(task: Task, rows: dict[str, list[int]], k: int, seed: int) -> list[i
 def _sample_multilabel(task: Task, shots: int, seed: int, query: int | None, ways: int | None) -> Episode:
     if ways is not None:
         asked = f"Tried to draw {ways} ways from {task.name}."
-        raise RequestError(asked, "It is a multi-label task, whose rows belong to many classes.", "Leave out ways.")
+        raise RequestError(asked, f"It is a {SEVERAL[task.kind]} task: a row is of many classes.", "Leave out ways.")
     contents, support = _contents(task), _greedy(task, _by_class(task), shots, seed)
     taken = {contents[i] for i in support}
     rest = subset(task, (i for i, content in enumerate(contents) if content not in taken))
@@ -264,7 +278,7 @@ def _sample_multilabel(task: Task, shots: int, seed: int, query: int | None, way
 
 
 def _drawn(names: Sequence[str], ways: int, seed: int) -> tuple[str, ...]:
-    picked = {int(i) for i in _rng(seed, "ways").choice(len(names), ways, replace=False)}
+    picked = {int(i) for i in generator(seed, "ways").choice(len(names), ways, replace=False)}
     return tuple(name for i, name in enumerate(names) if i in picked)
 
 
@@ -275,18 +289,10 @@ def _shuffled(indices: Sequence[int], contents: Sequence[Hashable], rng: np.rand
     return [i for i in order if i in first] + [i for i in order if i not in first]
 
 
-def _rng(seed: int, *words: str) -> np.random.Generator:
-    """A generator of its own for each seed and purpose, the same in every process."""
-    _at_least(0, seed, "seed")
-    digest = hashlib.sha256("\0".join(words).encode("utf-8", "surrogatepass")).digest()
-    return np.random.default_rng([int(seed), int.from_bytes(digest[:8], "little")])
-
-
 def _at_least(least: int, number: int | None, what: str) -> None:
     if number is not None and number < least:
-        raise RequestError(
-            f"Tried to use {number} as the number of {what}.", "It is too small.", f"Give {least} or more."
-        )
+        asked = f"Tried to use {number} as the number of {what}."
+        raise RequestError(asked, "It is too small.", f"Give {least} or more.")
 
 
 def _nothing_to_hold_out(name: str) -> tuple[str, str, str]:

@@ -22,7 +22,7 @@ from handful.types import Batch, Params, Site
 
 APART = ("head", "rates", "generator")
 """What `learned` may hold beside a method's sites."""
-Start = Literal["learned", "zeros", "prototype"]
+Start = Literal["learned", "zeros", "prototype", "generated"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Algorithm(Protocol):
     """A meta-learning algorithm.
 
     inner  the inner loop
-    head   where a task's head starts: learned like the rest (then all tasks have as many classes), at zero, or at its
-           class means, which with a generator (`generator.py`) are those of what it makes
+    head   where a task's head starts: learned like the rest (then all tasks have as many classes), at zero, at its
+           class means, or generated (`generator.py`)
     outer  patterns of what is learned over tasks; what neither loop names is frozen
     """
 
@@ -132,6 +132,20 @@ class Reptile:
             return Outcome(objective, task_losses(loss, model.read(after["head"], x, asked.query), asked.query))
 
 
+@torch.no_grad()
+def answers(
+    algorithm: Algorithm, model: Model, learned: Params, asked: Question, loss: Loss, sites: Mapping[str, Site]
+) -> Tensor:
+    """Scores `[T, B, C]` of the queries after adapting to the supports."""
+    model, inner = generator.applied(model, learned), algorithm.inner
+    params, seen = started(model, learned, asked.support, algorithm.head, inner, second_order=False)
+    held = all(site == "head" for site, _ in inner.adapts(params))
+    params = adapt(
+        model, params, asked.support, loss, inner, rates=learned.get("rates"), sites=sites, seen=seen if held else None
+    )
+    return model.read(params["head"], model.features(params, asked.query), asked.query)
+
+
 def started(
     model: Model, learned: Params, support: Batch, head: Start, inner: Inner, *, second_order: bool
 ) -> tuple[Params, Tensor | None]:
@@ -169,7 +183,12 @@ def _zeros(model: Model, seen: Tensor, support: Batch, num_classes: int) -> dict
     return {"weight": weight, "bias": weight[..., 0]}
 
 
-_STARTS = {"zeros": _zeros, "prototype": lambda model, x, support, classes: model.prototypes(x, support, classes)}
+def _means(model: Model, seen: Tensor, support: Batch, num_classes: int) -> dict[str, Tensor]:
+    """Class means; a model with a generator takes those of what it makes."""
+    return model.prototypes(seen, support, num_classes)
+
+
+_STARTS = {"zeros": _zeros, "prototype": _means, "generated": _means}
 
 
 def refuse_learned_rates(name: str, inner: Inner) -> None:

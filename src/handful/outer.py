@@ -9,9 +9,9 @@ from torch import Tensor
 
 from handful.backbone import Backbone
 from handful.batches import TOKEN_BUDGET, Rows, concatenate, lengths, stack
-from handful.inner import Model, chosen
+from handful.inner import Model, chosen, task_losses
 from handful.losses import Loss
-from handful.meta import Algorithm, Question
+from handful.meta import Algorithm, Question, answers
 from handful.prompts import encode, targets
 from handful.types import Batch, Episode, Params, Site
 
@@ -55,6 +55,28 @@ def outer_gradient(
     for (site, name), own in zip(names, total, strict=True):
         grads.setdefault(site, {})[name] = own
     return grads, losses
+
+
+def ask(
+    algorithm: Algorithm,
+    model: Model,
+    learned: Params,
+    support: Rows,
+    query: Rows,
+    loss: Loss,
+    *,
+    sites: Mapping[str, Site] | None = None,
+    budget: int = TOKEN_BUDGET,
+) -> tuple[Tensor, Tensor]:
+    """Mean loss and share of right answers of each task's queries after adaptation, `[T]` each; nothing is learned."""
+    losses, right = torch.zeros(2, support.num_tasks, dtype=torch.float64)
+    for tasks in _groups(support, query, budget):
+        asked = Question(_all_rows(support, tasks), _all_rows(query, tasks))
+        scores = answers(algorithm, model, learned, asked, loss, sites or {})
+        losses[tasks] = task_losses(loss, scores, asked.query).cpu().double()
+        hits = (scores.argmax(-1) == asked.query.labels) & asked.query.row_mask
+        right[tasks] = (hits.sum(1) / asked.query.row_mask.sum(1)).cpu().double()
+    return losses, right
 
 
 def encode_episodes(backbone: Backbone, episodes: Sequence[Episode]) -> tuple[Rows, Rows]:

@@ -25,7 +25,7 @@ class Pool(Protocol):
 
     name    how tables call it, unique in a grid
     suite   the suite that it belongs to, "" for a user's own data
-    metric  which measure is its score: "accuracy", "macro_f1", "f1" (of the last class) or "matthews"
+    metric  which measure is its score: "accuracy", "macro_f1", "f1" (of the last class), "matthews" or "entity_f1"
     """
 
     @property
@@ -44,6 +44,10 @@ class Pool(Protocol):
 
     def episode(self, shots: int, seed: int) -> Episode:
         """What is learned from and what is asked; the same in every process. DataError where it cannot be drawn."""
+        ...
+
+    def rows(self) -> Task:
+        """All rows that may be learned from, of all classes."""
         ...
 
 
@@ -102,6 +106,13 @@ class FilePool:
             test = episodes.subset(test, kept)
         query = first_rows(replace(test, labels=task.labels), self.test_rows)
         return Episode(episodes.shots(task, shots, seed=seed), query)
+
+    def rows(self) -> Task:
+        if self.test is None:
+            task = _read(self.train, self.reading, _stamp(self.train))
+        else:
+            task, _ = _read_both(self.train, self.test, self.reading, _stamp(self.train), _stamp(self.test))
+        return replace(task, name=self.name)
 
 
 def find_pools(

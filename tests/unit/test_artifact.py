@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from handful import artifact as artifacts
+from handful import folders
 from handful.artifact import Artifact, load, save, size_on_disk
 from handful.attach import Adapted, attach
 from handful.backbone import Backbone, from_model
@@ -178,8 +178,8 @@ def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     content.pop("sha256")
     content["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in content["files"]}
     change(content)
-    signed = content | {"sha256": artifacts._own_digest(content)}
-    (folder / "handful.json").write_text(artifacts._json(signed), encoding="utf-8")
+    signed = content | {"sha256": folders._own_digest(content)}
+    (folder / "handful.json").write_text(folders._json(signed), encoding="utf-8")
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
@@ -207,7 +207,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, value: float, w
     artifact, _ = made(METHODS["ia3"])
     tensor = artifact.head["bias"] if where == "head" else next(iter(artifact.params.values()))["l"]
     tensor[0] = value
-    refused(save(artifact, tmp_path / "a"), "bias" if where == "head" else " l ", "not finite")
+    refused(save(artifact, tmp_path / "a"), "bias" if where == "head" else "ia3_l", "not finite")
 
 
 @pytest.mark.parametrize(
@@ -251,10 +251,10 @@ def no_space(*_: object, **__: object) -> Any:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("where", ["os.fsync", "artifact._save_tensors", "artifact._dump", "Path.mkdir", "Path.rename"])
+@pytest.mark.parametrize("where", ["os.fsync", "folders.write_json", "folders._seal", "Path.mkdir", "Path.rename"])
 def test_a_full_disk_leaves_the_old_one(folder: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     holder, name = where.split(".")
-    monkeypatch.setattr({"os": os, "artifact": artifacts, "Path": Path}[holder], name, no_space)
+    monkeypatch.setattr({"os": os, "folders": folders, "Path": Path}[holder], name, no_space)
     with pytest.raises(ArtifactError, match="No space left on device") as caught:
         save(newer(), folder)
     monkeypatch.undo()

@@ -52,6 +52,9 @@ class RelationPool:
         support = episodes.shots(replace(train, name=self.name), shots, seed=seed)
         return Episode(support, replace(test, name=self.name))
 
+    def rows(self) -> Task:
+        return replace(_cut(self.file, self.test_rows, content(self.file))[0], name=self.name)
+
 
 def marked(tokens: Sequence[str], head: Sequence[int], tail: Sequence[int]) -> str:
     """Tokens as one text, with the words from the first to the last place of head and tail marked."""

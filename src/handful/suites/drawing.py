@@ -88,6 +88,13 @@ class SplitPool:
             support = episodes.some_rows(fresh, shots, seed=seed)
         return Episode(support, test)
 
+    def rows(self) -> Task:
+        from handful import episodes
+
+        train, test = _splits(self)
+        asked = {_content(example) for example in test.examples}
+        return episodes.subset(train, (i for i, e in enumerate(train.examples) if _content(e) not in asked))
+
     def _enough(self, shots: int, found: int, needed: int, what: str) -> None:
         if shots < 1 or found < needed:
             raise DataError(
@@ -138,6 +145,14 @@ class EpisodePool:
             taken = {_content(example) for example in support.examples}
             query = episodes.subset(query, (i for i, e in enumerate(query.examples) if _content(e) not in taken))
         return Episode(*(replace(task, name=self.name, labels=labels) for task in (support, query)))
+
+    def rows(self) -> Task:
+        """The different rows of all episodes that are not asked; with `union` all are."""
+        asked = set() if self.union else {_content(e) for e in _read(Part(self.tested), None).examples}
+        tasks = [_read(Part(file), None) for _, _, file in self.episodes]
+        found = dict.fromkeys(e for task in tasks for e in task.examples if _content(e) not in asked)
+        labels = {label for task in tasks for label in task.labels}
+        return replace(tasks[0], name=self.name, examples=list(found), labels=tuple(sorted(labels)))
 
 
 def drawn_rows(task: Task, shots: int, seed: int, never: Iterable[tuple[str, str | None]] = ()) -> dict[str, list[int]]:
