@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from handful.errors import RequestError
@@ -83,3 +83,31 @@ def _check(asked: str, options: Mapping[str, Any]) -> None:
             raise RequestError(asked, f"{key} is {value!r}.", "Give a whole number, 0 or more.")
         if key in ("lr", "clip", "strength") and not (isinstance(value, (int, float)) and value > 0):
             raise RequestError(asked, f"{key} is {value!r}.", "Give a number above 0.")
+
+
+_KINDS: Mapping[str, type[Maml] | type[Reptile] | type[IMaml]] = {"maml": Maml, "reptile": Reptile, "imaml": IMaml}
+
+
+def to_spec(value: Algorithm) -> dict[str, Any]:
+    """An algorithm as JSON."""
+    kind = next(name for name, known in _KINDS.items() if type(value) is known)
+    return {"kind": kind, **_lists(asdict(value))}  # type: ignore[call-overload]
+
+
+def from_spec(spec: Mapping[str, Any]) -> Algorithm:
+    """The algorithm that `to_spec` described; KeyError or TypeError for what is none."""
+    options = _tuples(dict(spec))
+    kind = _KINDS[options.pop("kind")]
+    return kind(**options | {"inner": Inner(**options["inner"])})
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -146,6 +146,11 @@ def load(folder: str | os.PathLike[str]) -> Artifact:
     """Reads an artifact; ArtifactError says which check failed: presence, schema, checksums, shapes or finiteness."""
     path = Path(folder)
     content = read_manifest(path, WHAT, "handful fit --out")
+    if content.get("kind") == "prior":
+        raise ArtifactError(
+            f"A fitted task was to be read from {path}.", "It holds a prior, which tasks start from.",
+            "Fit a task with it: `handful fit DATA --prior DIR --out TASK`.",
+        )  # fmt: skip
     try:
         manifest = Manifest(**content)
     except ValidationError as error:

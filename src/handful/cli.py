@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 
-from handful import __version__, cli_runs
+from handful import __version__, cli_meta, cli_runs
 from handful.errors import HandfulError, HandfulWarning
 
 app = typer.Typer(
@@ -45,7 +45,7 @@ def main_options(
 
 @app.command(no_args_is_help=True)
 def fit(
-    train: Annotated[str, typer.Argument(help="CSV, TSV, JSONL (also .gz), Parquet, or a hub data set.")],
+    train: Annotated[str, typer.Argument(help="CSV, TSV, JSONL (also .gz), CoNLL, Parquet, or a hub data set.")],
     out: Annotated[Path, typer.Option(help="Folder for the fitted task.")],
     text: Text = None,
     text_pair: Pair = None,
@@ -54,7 +54,7 @@ def fit(
     backbone: Annotated[str, typer.Option(help="Alias, hub id or folder.")] = "minilm",
     recipe: Annotated[str, typer.Option(help="See `handful recipes`.")] = "default",
     template: Annotated[Optional[str], typer.Option(help="Text with {text} and {text_pair}.")] = None,  # noqa: UP045
-    shots: Annotated[Optional[int], typer.Option(min=1, help="Use only so many rows a class.")] = None,  # noqa: UP045
+    shots: Annotated[Optional[int], typer.Option(min=1, help="Use only so many rows a class, or entities a type.")] = None,  # noqa: UP045
     seed: Annotated[int, typer.Option(help="Decides folds, initial parameters and order.")] = 0,
     dtype: Annotated[Optional[str], typer.Option(help="Number format of the backbone, e.g. bfloat16.")] = None,  # noqa: UP045
     quantize: Annotated[Optional[str], typer.Option(help="Frozen weights in fewer bits: int8, nf4, bnb8.")] = None,  # noqa: UP045
@@ -85,7 +85,7 @@ def predict(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Label rows: one JSON line each, with the label and the probability of every class."""
+    """Label rows: one JSON line each, with the label and the probability of every class, or tags and entities."""
     from handful import commands
 
     columns = {"text": text, "text_pair": text_pair}
@@ -189,6 +189,7 @@ def demo(seed: int = 0) -> None:
 app.command(no_args_is_help=True)(cli_runs.compare)
 app.command(no_args_is_help=True)(cli_runs.search)
 app.command(no_args_is_help=True)(cli_runs.report)
+app.command("meta-train", no_args_is_help=True)(cli_meta.meta_train)
 app.add_typer(methods, name="methods")
 app.add_typer(cli_runs.runs, name="runs")
 app.add_typer(cli_runs.suites, name="suites")
