@@ -1,4 +1,4 @@
-"""Meta-learning algorithms by name: `fomaml`, `maml++:steps=3`, `meta-adapters:inner=*/task.*,head/*`."""
+"""Meta-learning algorithms by name: `fomaml`, `maml++:steps=3`, `meta-adapters:steps=5`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ALGORITHMS: Mapping[str, tuple[Algorithm, str]] = {
         "generated heads, learned rates of blocks (Bansal et al. 2020)",
     ),
     "meta-adapters": (
-        Maml(Inner(steps=7, lr=1e-2, rates="layer", clip=1.0, names=("*/task.*", *HEAD)), "generated"),
+        Maml(Inner(steps=7, lr=1e-2, rates="layer", clip=1.0, names=("*", "!*/lower_*", "!*/upper_*")), "generated"),
         "only the adapters between the meta-adapters adapt (Bansal et al. 2022)",
     ),
 }

@@ -25,7 +25,8 @@ class Rows:
 
     pool        `[n, ...]`, each distinct example once, without labels
     index       `[T, M]` rows of the pool, -1 where a task has fewer than M rows
-    labels      `[T, M]` int64 class indices, or `[T, M, C]` float for multi-label
+    labels      `[T, M]` int64 class indices, `[T, M, C]` float for multi-label, or for tagging `[T, M, S]` int64, with
+                the pool's S and -100 at tokens without a tag
     class_mask  `[T, C]`, True for the classes that a task has
     """
 
@@ -38,6 +39,11 @@ class Rows:
     def num_tasks(self) -> int:
         return self.index.shape[0]
 
+    @property
+    def tagged(self) -> bool:
+        """Whether labels belong to tokens."""
+        return self.labels.ndim == 3 and not self.labels.is_floating_point()
+
     def counts(self) -> Tensor:
         """Rows of each task, `[T]`."""
         return (self.index >= 0).sum(1)
@@ -48,7 +54,10 @@ class Rows:
         index = self.index[tasks[:, None], held]
         mask = (columns >= 0) & (index >= 0)
         batch = gather(self.pool, index.clamp(min=0), mask)
-        return replace(batch, labels=self.labels[tasks[:, None], held], class_mask=self.class_mask[tasks])
+        labels = self.labels[tasks[:, None], held]
+        if self.tagged:
+            labels = labels[..., : batch.inputs["attention_mask"].shape[-1]]
+        return replace(batch, labels=labels, class_mask=self.class_mask[tasks])
 
     def first(self) -> tuple[Tensor, Batch, Tensor]:
         """`(tasks [1], batch [1, 1, ...], columns [1, 1])` of one row."""
@@ -125,8 +134,9 @@ def stack(pool: Batch, index: Sequence[Sequence[int]], labels: Sequence[Tensor],
     """T ragged tasks over one pool: task t has rows `index[t]` with `labels[t]` and `num_classes[t]` classes."""
     width, classes = max(len(rows) for rows in index), max(num_classes)
     padded = torch.full((len(index), width), -1)
-    multi = labels[0].ndim == 2
-    held = torch.zeros(len(index), width, classes) if multi else torch.zeros(len(index), width, dtype=torch.long)
+    multi, tagged = labels[0].is_floating_point(), labels[0].ndim == 2
+    shape = (len(index), width, *labels[0].shape[1:]) if not multi else (len(index), width, classes)
+    held = torch.full(shape, -100 if tagged and not multi else 0, dtype=labels[0].dtype)
     class_mask = torch.zeros(len(index), classes, dtype=torch.bool)
     for t, (rows, own) in enumerate(zip(index, labels, strict=True)):
         padded[t, : len(rows)] = torch.as_tensor(np.asarray(rows))

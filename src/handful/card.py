@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from handful.estimate import headlines
+from handful.tagging import types_of
 from handful.types import split_id
 
 if TYPE_CHECKING:
@@ -16,13 +18,12 @@ _USE = ("```", "handful predict DIR INPUT", "```")
 
 def model_card(artifact: Artifact, *, library: str = "handful", use: Sequence[str] = _USE) -> str:
     """`README.md` of an artifact, with the metadata that the hub reads. `use` are lines that say how it is used."""
-    kind = "multi-label text classifier" if artifact.kind == "multilabel" else "text classifier"
     base, _ = split_id(artifact.backbone)
     lines = ["---", f"library_name: {library}", f"base_model: {base}", "tags: [few-shot, peft]", "---", ""]
     lines += [
         f"# {artifact.task}",
         "",
-        f"A {kind} of {len(artifact.labels)} classes: {', '.join(artifact.labels)}.",
+        _what(artifact),
         "",
     ]
     lines += [f"Backbone `{artifact.backbone}`, frozen (weights `{artifact.fingerprint[:12]}`).", ""]
@@ -37,9 +38,17 @@ def model_card(artifact: Artifact, *, library: str = "handful", use: Sequence[st
     return "\n".join(lines)
 
 
+def _what(artifact: Artifact) -> str:
+    if artifact.kind == "tagging":
+        kinds = types_of(artifact.labels)
+        return f"A tagger of words, for {len(kinds)} types of entities: {', '.join(kinds)}."
+    kind = "multi-label text classifier" if artifact.kind == "multilabel" else "text classifier"
+    return f"A {kind} of {len(artifact.labels)} classes: {', '.join(artifact.labels)}."
+
+
 def _estimate_lines(estimate: dict[str, Any]) -> list[str]:
     lines = []
-    for name in ("accuracy", "macro_f1"):
+    for name in headlines(estimate):
         if (interval := estimate.get(name)) and interval["value"] is not None:
             value, low, high = (interval[key] for key in ("value", "low", "high"))
             lines.append(

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from handful import artifact as artifacts
 from handful.artifact import Artifact
 from handful.backbone import Backbone, shared
+from handful.errors import RequestError
 from handful.estimate import Estimate
 from handful.predictor import Predictor
 from handful.recipes import recipe as recipe_named
@@ -125,11 +126,17 @@ def fit_many(
     template: str | None = None,
     seed: int = 0,
 ) -> list[FewShotClassifier]:
-    """Fits many tasks, `(texts, labels)` or `Task`, in one batch; each as if it had been fitted alone."""
+    """Fits many tasks, `(texts, labels)` or `Task`, in one batch; each as if it had been fitted alone.
+
+    RequestError for tagging tasks, whose answers are not of whole texts; docs/tagging.md says how they are fitted.
+    """
     pairs = [
         (data, list(data.labels)) if isinstance(data, Task) else _task(*data, f"task {i}", template)
         for i, data in enumerate(datasets)
     ]
+    if tagging := next((task for task, _ in pairs if task.kind == "tagging"), None):
+        found = f"{tagging.name} is a tagging task, whose answers are not of whole texts."
+        raise RequestError("Classifiers were to be fitted.", found, "Fit it with handful fit, or a recipe.")
     blank = FewShotClassifier(backbone, recipe, template=template, seed=seed)
     fitted: dict[int, Artifact] = {}
     kinds: tuple[TaskKind, ...] = ("classification", "multilabel")

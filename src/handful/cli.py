@@ -53,8 +53,9 @@ def fit(
     multilabel_separator: Separator = None,
     backbone: Annotated[str, typer.Option(help="Alias, hub id or folder.")] = "minilm",
     recipe: Annotated[str, typer.Option(help="See `handful recipes`.")] = "default",
+    prior: Annotated[Optional[Path], typer.Option(help="What `handful meta-train` wrote, to start from.")] = None,  # noqa: UP045
     template: Annotated[Optional[str], typer.Option(help="Text with {text} and {text_pair}.")] = None,  # noqa: UP045
-    shots: Annotated[Optional[int], typer.Option(min=1, help="Use only so many rows a class, or entities a type.")] = None,  # noqa: UP045
+    shots: Annotated[Optional[int], typer.Option(min=1, help="So many rows a class, or entities a type.")] = None,  # noqa: UP045
     seed: Annotated[int, typer.Option(help="Decides folds, initial parameters and order.")] = 0,
     dtype: Annotated[Optional[str], typer.Option(help="Number format of the backbone, e.g. bfloat16.")] = None,  # noqa: UP045
     quantize: Annotated[Optional[str], typer.Option(help="Frozen weights in fewer bits: int8, nf4, bnb8.")] = None,  # noqa: UP045
@@ -69,7 +70,7 @@ def fit(
     commands.fit(
         train, out, columns={"text": text, "text_pair": text_pair, "label": label},
         separator=multilabel_separator, backbone=f"{backbone}@{quantize}" if quantize else backbone, recipe=recipe,
-        template=template, shots=shots, seed=seed, dtype=dtype, device=device, cache=cache, resume=resume,
+        prior=prior, template=template, shots=shots, seed=seed, dtype=dtype, device=device, cache=cache, resume=resume,
         as_json=as_json,
     )  # fmt: skip
 

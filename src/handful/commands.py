@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from handful import artifact as artifacts
-from handful import counting, distributed
+from handful import counting, distributed, tagcommands
 from handful.artifact import Artifact
 from handful.backbone import aliases, shared
 from handful.cache import FeatureCache
@@ -29,26 +29,26 @@ from handful.console import (
 )
 from handful.episodes import shots as draw_shots
 from handful.errors import DataError
-from handful.estimate import estimate
+from handful.estimate import estimate, headlines
 from handful.methods import methods
 from handful.predictor import Predictor
 from handful.prompts import targets
 from handful.recipes import recipe as recipe_named
 from handful.recipes import recipes
 from handful.shapes import shape
-from handful.sources import load, load_test, load_texts
+from handful.sources import load, load_test, load_texts, load_words
 from handful.types import Scores
 
 
 def fit(
     train: str, out: Path, *, columns: Mapping[str, Any], separator: str | None, backbone: str, recipe: str,
-    template: str | None, shots: int | None, seed: int, dtype: str | None, device: str, cache: Path | None,
+    prior: Path | None, template: str | None, shots: int | None, seed: int, dtype: str | None, device: str, cache: Path | None,
     resume: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """`handful fit`."""
     quiet_libraries()
     artifacts.check_target(out)
-    run = recipe_named(recipe)
+    run = recipe_named(recipe, **({"prior": prior} if prior else {}))
     task = load(train, **columns, name=Path(train).stem, multilabel_separator=separator)
     task = replace(task, template=template)
     task = draw_shots(task, shots, seed=seed) if shots is not None else task
@@ -81,11 +81,17 @@ def predict(
     """`handful predict`."""
     quiet_libraries()
     fitted = artifacts.load(folder)
-    examples = load_texts(source, **columns)
+    tagging = fitted.kind == "tagging"
+    examples = load_words(source, text=columns["text"]) if tagging else load_texts(source, **columns)
     predictor = Predictor(fitted, shared(backbone or fitted.backbone, device=device))
-    rows = [answer(fitted, row) for row in _probabilities(fitted, predictor.scores(examples))]
+    if tagging:
+        rows = tagcommands.answers(fitted, predictor, examples)
+    else:
+        rows = [answer(fitted, row) for row in _probabilities(fitted, predictor.scores(examples))]
     if out is not None:
         write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    elif out_console.is_terminal and not as_json and tagging:
+        tagcommands.show_answers(rows)
     elif out_console.is_terminal and not as_json:
         table = Table("text", "label", "probability", box=None)
         for example, row in zip(examples, rows, strict=True):
@@ -114,16 +120,21 @@ def evaluate(
             f"it knows {', '.join(map(repr, fitted.labels[:10]))}.",
             "Correct the labels, or fit the task with examples of them.",
         )
-    labels = targets(replace(task, labels=fitted.labels, kind=fitted.kind)).numpy()
     predictor = Predictor(fitted, shared(backbone or fitted.backbone, device=device))
-    logits = predictor.scores(task.examples).logits.cpu().numpy()
-    found = estimate(logits, labels, fitted.labels, [True] * len(labels), 0, fitted.kind).to_dict()
+    if fitted.kind == "tagging":
+        found = tagcommands.measured(predictor, task.examples)
+    else:
+        labels = targets(replace(task, labels=fitted.labels, kind=fitted.kind)).numpy()
+        logits = predictor.scores(task.examples).logits.cpu().numpy()
+        found = estimate(logits, labels, fitted.labels, [True] * len(labels), 0, fitted.kind).to_dict()
     if as_json:
-        print_json(
-            {key: found[key] for key in ("n", "accuracy", "macro_f1", "ece", "log_loss", "per_class", "warnings")}
-        )
+        names = ("n", "entity_f1", "accuracy", "macro_f1", "ece", "log_loss", "per_class", "warnings")
+        print_json({key: found[key] for key in names if key in found})
         return
     show_measures(found)
+    if fitted.kind == "tagging":
+        tagcommands.show_types(found["per_class"])
+        return
     table = Table("class", "rows", "right", "recall", box=None)
     for name, own in found["per_class"].items():
         table.add_row(
@@ -238,9 +249,9 @@ def show_fit(fitted: Artifact, summary: Mapping[str, Any]) -> None:
 
 
 def show_measures(found: Mapping[str, Any]) -> None:
-    """Accuracy and macro-F1 with their intervals, and what is to be warned of."""
+    """Accuracy and macro-F1 (of tags, entity F1) with their intervals, and what is to be warned of."""
     table = Table(box=None, show_header=False)
-    for name in ("accuracy", "macro_f1"):
+    for name in headlines(found):
         own = found[name]
         if own["value"] is not None:
             text = f"{own['value']:.1%}  ({own['level']:.0%} interval {own['low']:.1%} to {own['high']:.1%})"

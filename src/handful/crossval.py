@@ -26,7 +26,7 @@ class Plan:
     """Tasks, their rows in a common pool, and their folds.
 
     offsets  where each task's rows start in the pool
-    labels   class indices `[n]` (or `[n, C]`) of each task
+    labels   class indices `[n]` (or `[n, C]`, or tag indices `[n, S]`) of each task
     folds    for each task the held-out rows of each fold; empty where nothing can be held out
     """
 
@@ -78,14 +78,17 @@ class Plan:
     def gather(self, members: Sequence[Member], scores: Tensor, task: int, without: int | None = None) -> np.ndarray:
         """Out-of-fold scores `[n, C]` of one task from `scores [T, M, C]` of `held_out` rows; NaN where there is none.
 
+        Of tokens `[n, S, C]` from `[T, M, S, C]`.
+
         `without` names a fold that none of the models behind them may have seen; it has none itself.
         """
-        out = np.full((len(self.tasks[task].examples), len(self.tasks[task].labels)), np.nan)
+        shape = (len(self.tasks[task].examples), *scores.shape[2:-1], len(self.tasks[task].labels))
+        out = np.full(shape, np.nan)
         fold = self.fold_of_row(task)
         for member, (t, held) in enumerate(members):
             if t == task and len(held) == (1 if without is None else 2) and (without is None or without in held):
                 rows = self._left(t, held)
-                own = scores[member, : len(rows), : out.shape[1]].cpu().numpy()
+                own = scores[member, : len(rows), ..., : shape[-1]].cpu().numpy()
                 asked = fold[rows] != without if without is not None else np.full(len(rows), True)
                 out[rows[asked]] = own[asked]
         return out

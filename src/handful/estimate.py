@@ -53,10 +53,11 @@ def accuracy_interval(correct: ArrayLike, num_folds: int = 0, level: float = 0.9
     plain heads in `benchmarks/results/coverage.md`.
     """
     hits = np.asarray(correct, bool)
-    return _interval(float(hits.mean()), hits.size, num_folds, level) if hits.size else Interval(None, 0, 1, level)
+    return interval_of(float(hits.mean()), hits.size, num_folds, level) if hits.size else Interval(None, 0, 1, level)
 
 
-def _interval(value: float, n: float, num_folds: int, level: float) -> Interval:
+def interval_of(value: float, n: float, num_folds: int, level: float = 0.9) -> Interval:
+    """A share that is worth that of `n` rows, with its interval; `accuracy_interval` says what folds change."""
     shrink, grow = ((1 - 1 / num_folds) ** PESSIMISM, 1 + INFLATION) if num_folds > 1 else (1.0, 1.0)
     low, high = wilson(1 - (1 - value) * shrink, n / grow, level)
     return Interval(value, min(low, value), max(high, value), level)
@@ -103,7 +104,7 @@ def macro_f1_interval(
     value, variance = macro_f1(labels, predictions, num_classes), float(np.concatenate(draws).var())
     sizes = np.maximum(truth.sum(0), 1)[(truth + guess).any(0)]
     worth = min(float(n), len(sizes) ** 2 / float((1 / sizes).sum())) if len(sizes) else 1.0
-    return _interval(value, min(worth, value * (1 - value) / variance) if variance else worth, num_folds, level)
+    return interval_of(value, min(worth, value * (1 - value) / variance) if variance else worth, num_folds, level)
 
 
 def probabilities(scores: ArrayLike, kind: TaskKind = "classification", temperature: float = 1.0) -> Floats:
@@ -178,7 +179,11 @@ def honest_scores(scores: ArrayLike, losses: ArrayLike, fold_of_row: ArrayLike) 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What may be said of a fitted task. `num_folds` 0: measured on a test set, not by cross-validation."""
+    """What may be said of a fitted task. `num_folds` 0: measured on a test set, not by cross-validation.
+
+    Of a tagging task rows are sentences, and one is right if all its tags are; macro-F1 is over entity types,
+    `per_class` of these; log-loss and ECE are over words. `entity_f1` is the measure to look at; others have none.
+    """
 
     accuracy: Interval
     macro_f1: Interval
@@ -189,16 +194,24 @@ class Estimate:
     per_class: Mapping[str, Mapping[str, float | int | None]]
     warnings: tuple[str, ...]
     note: str
+    entity_f1: Interval | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe: no NaN, no infinity; None where there is nothing to measure."""
-        return {**asdict(self), "warnings": list(self.warnings)}
+        kept = {name: value for name, value in asdict(self).items() if name != "entity_f1" or value is not None}
+        return {**kept, "warnings": list(self.warnings)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Estimate:
-        changed: dict[str, Any] = {key: Interval(**data[key]) for key in ("accuracy", "macro_f1")}
+        names = [name for name in ("accuracy", "macro_f1", "entity_f1") if data.get(name) is not None]
+        changed: dict[str, Any] = {name: Interval(**data[name]) for name in names}
         changed["warnings"] = tuple(data["warnings"])
         return cls(**{**data, **changed})
+
+
+def headlines(estimate: Mapping[str, Any]) -> tuple[str, ...]:
+    """Which shares of an `Estimate.to_dict()` say how good a task is, the first one first."""
+    return ("entity_f1",) if "entity_f1" in estimate else ("accuracy", "macro_f1")
 
 
 def estimate(

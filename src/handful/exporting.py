@@ -187,6 +187,10 @@ def _about(fitted: Artifact, backbone: Backbone) -> dict[str, Any]:
 
 def _check(fitted: Artifact, out: Path) -> None:
     """MethodError for a task without a method; ArtifactError for a folder that cannot be made, or is not empty."""
+    if fitted.kind == "tagging":
+        raise MethodError(
+            "", "It tags words, and what is exported answers with classes of texts.", "Answer with handful predict."
+        )
     if fitted.method is None or fitted.features["kind"] != "pooled":
         name = "no method" if fitted.method is None else "no method alone"
         raise MethodError(

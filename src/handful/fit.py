@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from handful import distributed
 from handful.batches import TOKEN_BUDGET, Rows, take_all
 from handful.checkpoint import Checkpoint, digest
 from handful.distributed import Team
+from handful.losses import Loss, weights
 from handful.methods.base import Method
 from handful.noise import Noise
 from handful.passes import Pass, Passes
@@ -26,14 +28,13 @@ from handful.types import Batch, Params
 
 __all__ = ["DIVERGED", "History", "Loss", "Model", "Schedule", "Watch", "evaluate", "fit", "predict"]
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 Watch = Callable[[int, Params, Sequence[int]], None]
 SAVE_EVERY = 5
 """Steps after which ranks may keep their progress together."""
 
 
 class Model(Protocol):
-    """What is trained: params and a batch `[T, B, ...]` -> scores `[T, B, C]`."""
+    """What is trained: params and a batch `[T, B, ...]` -> scores `[T, B, C]`, or of tokens `[T, B, S, C]`."""
 
     def __call__(self, params: Params, batch: Batch, noise: Noise | None = None) -> Tensor: ...
 
@@ -103,7 +104,10 @@ def fit(
 
 @torch.no_grad()
 def evaluate(model: Model, params: Params, rows: Rows, *, budget: int = 4 * TOKEN_BUDGET) -> Tensor:
-    """Scores `[T, M, C]` of all rows of T tasks; rows that only pad a task are zero, absent classes -inf."""
+    """Scores `[T, M, C]` of all rows of T tasks; rows that only pad a task are zero, absent classes -inf.
+
+    Of a model that scores tokens, `[T, M, S, C]` with the pool's S.
+    """
     team = distributed.team()
     places: list[Tensor] = []  # [2, n] each: which rows of which tasks the scores are of
     scores: list[Tensor] = []
@@ -113,11 +117,11 @@ def evaluate(model: Model, params: Params, rows: Rows, *, budget: int = 4 * TOKE
         if each is not None:
             t, b = torch.nonzero(columns >= 0, as_tuple=True)
             places.append(torch.stack([tasks[t], columns[t, b]]))
-            scores.append(logits[t, b])
+            scores.append(_widened(logits[t, b], rows))
     found = {"places": torch.cat(places, 1), "scores": torch.cat(scores)} if places else {}
     given = [theirs for theirs, _ in team.exchange(found) if theirs]
     like = given[0]["scores"]
-    out = like.new_zeros(*rows.index.shape, like.shape[-1])
+    out = like.new_zeros(*rows.index.shape, *like.shape[1:])
     for theirs in given:
         tasks, columns = theirs["places"].cpu()
         out[tasks, columns] = theirs["scores"]
@@ -125,7 +129,7 @@ def evaluate(model: Model, params: Params, rows: Rows, *, budget: int = 4 * TOKE
 
 
 def predict(model: Model, params: Params, pool: Batch, *, budget: int = 4 * TOKEN_BUDGET) -> Tensor:
-    """Scores `[n, C]` of every row of a pool for the params of one task `[...]`."""
+    """Scores `[n, C]`, or `[n, S, C]`, of every row of a pool for the params of one task `[...]`."""
     n = pool.row_mask.shape[0]
     one = {site: {name: p[None] for name, p in own.items()} for site, own in params.items()}
     classes = one["head"]["weight"].shape[1]
@@ -169,8 +173,8 @@ def _pass(model: Model, run: Run, loss: Loss, params: Params, each: Pass) -> tup
     leaves = [p.requires_grad_() for p in _leaves(params)]  # of their own: a slice's gradient is as large as `flat`
     logits = model(params, batch, each.noise(run.step)).float()
     assert batch.labels is not None
-    losses = torch.where(batch.row_mask, loss(_finite(logits, batch.row_mask), batch.labels), 0.0).sum(1)
-    losses = losses / each.counts
+    rows = loss(_finite(logits, batch.row_mask), batch.labels) * weights(batch.labels, batch.row_mask)
+    losses = torch.where(batch.row_mask, rows, 0.0).sum(1) / each.counts
     return losses.detach(), _gradients(losses, leaves)
 
 
@@ -184,7 +188,14 @@ def _leaves(params: Params) -> list[Tensor]:
 
 def _finite(logits: Tensor, row_mask: Tensor) -> Tensor:
     """Rows that only pad are zero, so that nothing undefined in them reaches a gradient."""
-    return torch.where(row_mask[..., None], logits, 0.0)
+    return torch.where(row_mask.reshape(*row_mask.shape, *[1] * (logits.ndim - row_mask.ndim)), logits, 0.0)
+
+
+def _widened(scores: Tensor, rows: Rows) -> Tensor:
+    """Scores of tokens `[n, s, C]` padded with zeros to the pool's S; others as they are."""
+    if scores.ndim < 3:
+        return scores
+    return F.pad(scores, (0, 0, 0, rows.pool.inputs["attention_mask"].shape[1] - scores.shape[1]))
 
 
 def _some(params: Params, tasks: Tensor) -> Params:

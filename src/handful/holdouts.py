@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from handful import episodes
 from handful.cloze import Cloze
 from handful.errors import DataError, RequestError
-from handful.metatasks import Grouped, Mixture, Source, Supervised
+from handful.metatasks import Grouped, Mixture, Sentences, Source, Supervised
 from handful.pools import digest_of
+from handful.seeds import generator
 from handful.texts import SHORT, normalised, row_digests
 from handful.types import Task
 
@@ -104,8 +107,8 @@ def hold_out(source: Source, fraction: float = 0.2, *, seed: int = 0) -> tuple[S
     """`(train, held)`: the same source on part of its classes or words, and on the others for meta-validation.
 
     Of a mixture each part is split and keeps its share. A task is split where `fraction` of its classes is two or
-    more; what is not split is for meta-training, and `held` is None where nothing is. No row is in labelled tasks of
-    both; the sentences of hidden words are the same, with other words hidden.
+    more, and tagged sentences are parted; what is not split is for meta-training, and `held` is None where nothing is.
+    No row is in labelled tasks of both; the sentences of hidden words are the same, with other words hidden.
     """
     train, held = _parted(source, fraction, seed)
     if held is None:
@@ -127,6 +130,11 @@ def _parted(source: Source, fraction: float, seed: int) -> tuple[Source, Source 
         if isinstance(source, Supervised | Grouped) and round(fraction * len(source.task.labels)) >= 2:
             train, held = split_classes(source.task, fraction, seed=seed)
             return replace(source, task=train), replace(source, task=held)
+        if isinstance(source, Sentences):
+            order = generator(seed, "held out", source.name).permutation(source.size)
+            held, train = np.split(order, [round(fraction * source.size)])
+            task = source.task
+            return replace(source, task=episodes.subset(task, train)), replace(source, task=episodes.subset(task, held))
     except DataError:  # too few for two sources
         pass
     return source, None

@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from handful.losses import Loss
+from handful.losses import Loss, weights
 from handful.noise import Noise
 from handful.types import Batch, Params, Site
 
@@ -100,11 +100,12 @@ def chosen(patterns: Sequence[str], site: str, name: str) -> bool:
 
 
 def task_losses(loss: Loss, scores: Tensor, batch: Batch) -> Tensor:
-    """Mean loss of each task `[T]` over its own rows, from scores `[T, B, ...]`."""
+    """Mean loss of each task `[T]` over its own rows, of tagging tasks over its own tags, from scores `[T, B, ...]`."""
     assert batch.labels is not None
     mask = batch.row_mask
     scores = torch.where(mask.reshape(*mask.shape, *(1,) * (scores.ndim - mask.ndim)), scores, 0.0)
-    return torch.where(mask, loss(scores, batch.labels), 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
+    weight = weights(batch.labels, mask)
+    return torch.where(mask, loss(scores, batch.labels) * weight, 0.0).sum(-1) / weight.sum(-1).clamp(min=1)
 
 
 def trajectory(

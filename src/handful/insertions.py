@@ -35,7 +35,8 @@ class Call:
         }
         self.inputs = {name: self.flatten(value) for name, value in batch.inputs.items()}
         self.states: Tensor | None = self.inputs.pop("states", None)
-        self.inputs.pop("row", None)
+        for name in ("row", "word"):  # not the backbone's
+            self.inputs.pop(name, None)
         self.entered: dict[str, Tensor] = {}
 
     def flatten(self, x: Tensor) -> Tensor:

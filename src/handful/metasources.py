@@ -24,7 +24,7 @@ from typing import Any
 from handful.cloze import Cloze, index_sentences, read_lines, texts_of
 from handful.errors import DataError, HandfulWarning, RequestError
 from handful.holdouts import by_domain
-from handful.metatasks import Bounds, Grouped, Mixture, Source, Supervised, by_size
+from handful.metatasks import Bounds, Grouped, Mixture, Sentences, Source, Supervised, by_size
 from handful.options import read_options
 from handful.pools import Pool, Reading, find_pools
 from handful.suites import is_suite, suite
@@ -82,6 +82,11 @@ def _labelled(
     tasks = _tasks(name, data, {key: str(value) for key, value in options.items()}, asked)
     if domains is not None:
         tasks = [part for task in tasks for part in by_domain(task, _domains(str(domains), asked))]
+    if tasks and tasks[0].kind == "tagging":
+        if grouped or "ways" in numbers or not all(isinstance(number, int) for number in numbers.values()):
+            found = f"{tasks[0].name} has tags, not classes."
+            raise RequestError(asked, found, "Give numbers of sentences alone, as in shots=16:query=16.")
+        return [Sentences(task, **numbers) for task in tasks]
     if not grouped:
         return [Supervised(task, **numbers) for task in tasks]
     numbers = {"groups" if key == "ways" else key: number for key, number in numbers.items()}

@@ -166,6 +166,36 @@ class Grouped(_Labelled):
 
 
 @dataclass(frozen=True, eq=False)
+class Sentences(_Labelled):
+    """Episodes of a tagging task: `shots` sentences as support and `query` others, each drawn as often.
+
+    Tags keep their order: languages that have the same ones (the suite `ner3`) can share a head. DataError for fewer
+    sentences.
+    """
+
+    shots: int = 16
+    query: int = 16
+
+    def __post_init__(self) -> None:
+        if self.size < self.shots + self.query:
+            raise DataError(
+                f"Episodes of {self.shots} and {self.query} sentences of {self.name} were asked for.",
+                f"It has {self.size}.", "Ask for fewer, or leave the task out.",
+            )  # fmt: skip
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    def draw(self, seed: int) -> Episode:
+        rows = generator(seed, "sentences", self.name).choice(self.size, self.shots + self.query, replace=False)
+        return Episode(*(episodes.subset(self.task, own) for own in (rows[: self.shots], rows[self.shots :])))
+
+    def digest(self) -> str:
+        return digest_of("sentences", self.shots, self.query, _task_digest(self.task))
+
+
+@dataclass(frozen=True, eq=False)
 class Mixture:
     """Draws a source, by its share, and then its episode. `shares` need not sum to one; None: `by_size`."""
 

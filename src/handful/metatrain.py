@@ -26,9 +26,9 @@ from handful.noise import mix
 from handful.optim import Layout, State, optimizer
 from handful.outer import ask, encode_episodes, outer_gradient
 from handful.progress import Progress, silent
-from handful.scoring import SCALE, Classifier
+from handful.scoring import SCALE, Classifier, Tagger
 from handful.training import DIVERGED
-from handful.types import Episode, Params, Site, cast_params, map_params
+from handful.types import Episode, Params, Site, TaskKind, cast_params, map_params
 
 RATES = (1e-8, 1.0)
 """Learned rates of blocks and tensors are kept within (LEOPARD's code); those of single elements are free."""
@@ -87,14 +87,11 @@ class MetaTrained:
     curve: list[Look]
     step: int
 
-    @property
-    def model(self) -> Classifier:
-        return reader(self.adapted, self.algorithm)
 
-
-def reader(adapted: Adapted, algorithm: Algorithm) -> Classifier:
+def reader(adapted: Adapted, algorithm: Algorithm, kind: TaskKind = "classification") -> Classifier:
     """The model whose heads an algorithm starts: cosine scores, or raw states where a generator reads them."""
-    return Classifier(adapted, adapted.backbone.pooling, None if algorithm.head == "generated" else SCALE)
+    scale = None if algorithm.head == "generated" else SCALE
+    return (Tagger if kind == "tagging" else Classifier)(adapted, adapted.backbone.pooling, scale)
 
 
 def meta_train(
@@ -122,10 +119,11 @@ def meta_train(
     """
     team = distributed.team()
     adapted = attach(backbone, method)
-    first = _first(adapted, algorithm, source, seed) | (start or {})
+    kind = source.draw(mix(seed, 0, 0)).support.kind
+    model, loss = reader(adapted, algorithm, kind), LOSSES[kind]
+    first = _first(model, algorithm, source, seed) | (start or {})
     sites = {site.name: site for site in adapted.sites}
     state = _State(first, algorithm, course)
-    model, loss = reader(adapted, algorithm), LOSSES["classification"]
     told = [repr(algorithm), repr(course), to_spec(method), source.digest(), backbone.fingerprint, seed, state.flat]
     identity = [*told, *(example for episode in validation for example in episode.query.examples)]
     team.agree("meta-training", digest(identity))
@@ -237,8 +235,10 @@ class _State:
         self.step = len(self.losses)
 
 
-def _first(adapted: Adapted, algorithm: Algorithm, source: Source, seed: int) -> Params:
+def _first(model: Classifier, algorithm: Algorithm, source: Source, seed: int) -> Params:
     """Fresh values of all that the algorithm learns or holds."""
+    adapted = model.adapted
+    assert adapted is not None
     sites: dict[str, Site] = {site.name: site for site in adapted.sites}
     learned, extra = adapted.init(seed), dict[str, dict[str, Tensor]]()
     if algorithm.head in ("learned", "generated"):
@@ -246,8 +246,7 @@ def _first(adapted: Adapted, algorithm: Algorithm, source: Source, seed: int) ->
         support, _ = encode_episodes(adapted.backbone, [episode])
         batch = support.first()[1]
         with torch.no_grad():
-            stacked = map_params(lambda p: p[None], learned)
-            width = reader(adapted, algorithm).features(stacked, batch).shape[-1]
+            width = model.features(map_params(lambda p: p[None], learned), batch).shape[-1]
         if algorithm.head == "generated":
             extra["generator"] = generator.init(width, seed=seed)
         else:

@@ -10,9 +10,9 @@ from torch import Tensor
 from handful.backbone import Backbone
 from handful.batches import TOKEN_BUDGET, Rows, concatenate, lengths, stack
 from handful.inner import Model, chosen, task_losses
-from handful.losses import Loss
+from handful.losses import Loss, weights
 from handful.meta import Algorithm, Question, answers
-from handful.prompts import encode, targets
+from handful.prompts import encode, tag_targets, targets
 from handful.types import Batch, Episode, Params, Site
 
 
@@ -68,14 +68,13 @@ def ask(
     sites: Mapping[str, Site] | None = None,
     budget: int = TOKEN_BUDGET,
 ) -> tuple[Tensor, Tensor]:
-    """Mean loss and share of right answers of each task's queries after adaptation, `[T]` each; nothing is learned."""
+    """Mean loss and share of right answers (tags) of each task's queries after adaptation, `[T]` each."""
     losses, right = torch.zeros(2, support.num_tasks, dtype=torch.float64)
     for tasks in _groups(support, query, budget):
         asked = Question(_all_rows(support, tasks), _all_rows(query, tasks))
         scores = answers(algorithm, model, learned, asked, loss, sites or {})
         losses[tasks] = task_losses(loss, scores, asked.query).cpu().double()
-        hits = (scores.argmax(-1) == asked.query.labels) & asked.query.row_mask
-        right[tasks] = (hits.sum(1) / asked.query.row_mask.sum(1)).cpu().double()
+        right[tasks] = _right(scores, asked.query).cpu().double()
     return losses, right
 
 
@@ -86,8 +85,17 @@ def encode_episodes(backbone: Backbone, episodes: Sequence[Episode]) -> tuple[Ro
     pool = Batch(concatenate([part.inputs for part in parts]), torch.cat([part.row_mask for part in parts]))
     ends = torch.tensor([len(half.examples) for half in halves]).cumsum(0).tolist()
     index = [range(end - len(half.examples), end) for end, half in zip(ends, halves, strict=True)]
-    labels, classes = [targets(half) for half in halves], [len(half.labels) for half in halves]
+    words = pool.inputs["word"].split([len(half.examples) for half in halves]) if "word" in pool.inputs else None
+    labels = [targets(h) if words is None else tag_targets(h, words[i]).cpu() for i, h in enumerate(halves)]
+    classes = [len(half.labels) for half in halves]
     return stack(pool, index[::2], labels[::2], classes[::2]), stack(pool, index[1::2], labels[1::2], classes[1::2])
+
+
+def _right(scores: Tensor, batch: Batch) -> Tensor:
+    """Share of right answers of each task `[T]`, of tagging tasks of tags."""
+    assert batch.labels is not None
+    hits = (scores.argmax(-1) == batch.labels) & batch.row_mask.reshape(*scores.shape[:2], *(1,) * (scores.ndim - 3))
+    return hits.flatten(1).sum(1) / weights(batch.labels, batch.row_mask).sum(1).clamp(min=1)
 
 
 def _groups(support: Rows, query: Rows, budget: int) -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from handful.batches import Rows, lengths, plan
+from handful.losses import weights
 from handful.noise import Noise, mix
 from handful.types import Batch
 
@@ -24,7 +25,7 @@ class Pass:
     part    the range of the training tasks that it serves, t of them
     batch   their rows `[t, b, ...]`
     columns which of the task's own rows these are, `[t, b]`, -1 for none
-    counts  rows of each task in the whole step, `[t]`
+    counts  rows (tags, where labels belong to tokens) of each task in the whole step, `[t]`
     seeds   of each task
     """
 
@@ -90,10 +91,15 @@ class Passes:
         columns = pad_sequence(own, batch_first=True, padding_value=-1)
         index = self._rows.index[chosen[:, None], columns.clamp(min=0)].cpu()
         length = torch.where((columns >= 0) & (index >= 0), self._length[index.clamp(min=0)], 0)
-        counts = (length > 0).sum(1).to(self._rows.index.device)
+        counts = self._weights(chosen, columns, length > 0)
         for part, ranks in plan(length, self._budget):
             picked = torch.where(ranks >= 0, columns[part].gather(1, ranks.clamp(min=0)), -1)
             yield Pass(part, self._rows.take(chosen[part], picked), picked, counts[part], seeds[part])
+
+    def _weights(self, tasks: Tensor, columns: Tensor, real: Tensor) -> Tensor:
+        """`[t]`: what the rows `columns [t, b]` of `tasks [t]` count together (`losses.weights`)."""
+        labels = self._rows.labels[tasks[:, None], columns.clamp(min=0)]
+        return weights(labels, real.to(labels.device)).sum(1).clamp(min=1)
 
 
 def _columns(count: int, batch_size: int | None, step: int, seed: int) -> Tensor:

@@ -147,7 +147,8 @@ def claims(results: Iterable[Result], *, by_shots: bool = False) -> tuple[Claims
     for result in results:
         if score_of(result) is None or result.outcome is None or result.outcome.estimate is None:
             continue
-        said, accuracy = result.outcome.estimate, result.outcome.measures.get("accuracy")
+        said, measures = result.outcome.estimate, result.outcome.measures
+        accuracy = measures.get("entity_f1", measures.get("accuracy"))  # what tagging tasks' estimates are of
         if accuracy is not None:
             row = (said["low"] <= accuracy <= said["high"], said["high"] - said["low"], said["value"] - accuracy, said["level"])  # fmt: skip  # noqa: E501
             kept.setdefault((arm_of(result), result.cell.shots if by_shots else None), []).append(row)

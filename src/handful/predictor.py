@@ -13,7 +13,8 @@ from handful.errors import DataError
 from handful.fit import predict
 from handful.methods import from_spec
 from handful.prompts import encode
-from handful.scoring import Classifier
+from handful.scoring import Classifier, Tagger, word_scores
+from handful.tagging import read_tags
 from handful.types import Batch, Example, Params, Scores
 from handful.views import Lexicon, Views
 
@@ -40,15 +41,37 @@ class Predictor:
             self._model = Classifier(None)
         else:
             adapted = attach(backbone, from_spec(artifact.method))
-            self._model = Classifier(adapted, artifact.features["pooling"], artifact.features["scale"])
+            kind = Tagger if artifact.kind == "tagging" else Classifier
+            self._model = kind(adapted, artifact.features["pooling"], artifact.features["scale"])
 
     def scores(self, examples: Sequence[Example], store: FeatureCache | None = None) -> Scores:
         """Logits `[n, C]` in the order of the artifact's labels, already divided by its temperature.
 
+        Of a tagging task `[n, W, C]`, of words; those that a row lacks, or that were cut off, count as outside.
         `store` keeps what other tasks on the backbone can use when they are asked the same rows.
 
-        DataError for single texts where the task was fitted on pairs, and the other way round.
+        DataError for single texts where the task was fitted on pairs, or words, and the other way round.
         """
+        self._check(examples)
+        longest = max((len(example.words or ()) for example in examples), default=0)
+        parts = [
+            self._logits(examples[start : start + CHUNK], longest, store) / self.artifact.temperature
+            for start in range(0, len(examples), CHUNK)
+        ]
+        return Scores(torch.cat(parts))
+
+    def tags(self, examples: Sequence[Example], store: FeatureCache | None = None) -> list[tuple[str, ...]]:
+        """The BIO tags of each example's words, by a tagging task."""
+        best = self.scores(examples, store).logits.argmax(-1).tolist()
+        return read_tags(best, [len(example.words or ()) for example in examples], self.artifact.labels)
+
+    def _check(self, examples: Sequence[Example]) -> None:
+        if examples and (examples[0].words is not None) != (self.artifact.kind == "tagging"):
+            known, given = ("words", "texts")[:: 1 if self.artifact.kind == "tagging" else -1]
+            raise DataError(
+                f"The task {self.artifact.task!r} was to be asked.", f"It was fitted on {known}; these are {given}.",
+                "Give rows as it was fitted on: rows with tokens to a tagging task, and texts to others.",
+            )  # fmt: skip
         if examples and (examples[0].text_pair is not None) != self.artifact.text_pair:
             known, given = ("pairs of texts", "single texts")[:: 1 if self.artifact.text_pair else -1]
             raise DataError(
@@ -56,13 +79,8 @@ class Predictor:
                 f"It was fitted on {known}; these are {given}.",
                 "Name the columns with --text" + (" and --text-pair." if self.artifact.text_pair else "."),
             )  # fmt: skip
-        parts = [
-            self._logits(examples[start : start + CHUNK], store) / self.artifact.temperature
-            for start in range(0, len(examples), CHUNK)
-        ]
-        return Scores(torch.cat(parts))
 
-    def _logits(self, examples: Sequence[Example], store: FeatureCache | None) -> Tensor:
+    def _logits(self, examples: Sequence[Example], longest: int, store: FeatureCache | None) -> Tensor:
         features, head = self.artifact.features, self.artifact.head
         marks = tuple(features.get("marks", ()))
         pool = encode(self.backbone, examples, template=self.artifact.template, marks=marks)
@@ -72,4 +90,5 @@ class Predictor:
             pool = Batch({"features": torch.cat(views, -1)}, pool.row_mask)
         elif store is not None and self._model.adapted and self._model.adapted.first_block:
             pool = self._model.prepared(pool, store)  # not for a method beside: all states of all rows are too many
-        return predict(self._model, self._params, pool)
+        logits = predict(self._model, self._params, pool)
+        return word_scores(logits, pool.inputs["word"], longest) if "word" in pool.inputs else logits

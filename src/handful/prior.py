@@ -164,6 +164,13 @@ def load_prior(folder: str | os.PathLike[str]) -> Prior:
     return Prior(**kept, method=method, algorithm=algorithm, learned=learned)
 
 
+def opened(given: Prior | str | os.PathLike[str], backbone: Backbone, method: Method | None = None) -> Prior:
+    """A prior, or the one in a folder, that was found to fit the backbone and the method (`Prior.check`)."""
+    prior = given if isinstance(given, Prior) else load_prior(given)
+    prior.check(backbone, method)
+    return prior
+
+
 def prior_card(prior: Prior) -> str:
     """`README.md` of a prior, with the metadata that the hub reads."""
     base, _ = split_id(prior.backbone)

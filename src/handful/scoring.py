@@ -1,4 +1,4 @@
-"""From hidden states to class scores: pooling, linear class heads and prototypes."""
+"""From hidden states to scores of rows and of tokens: pooling, linear heads and prototypes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from handful.types import Batch, Params
 if TYPE_CHECKING:
     from handful.cache import FeatureCache
     from handful.noise import Noise
+
+UNREAD = 10.0
+"""How far the other classes are below the first where no word was read."""
+
+SCALE = 8.0
+"""Length of the pooled states that tuned heads read: an inverse temperature for their cosine scores."""
 
 
 def pool(states: States, pooling: str) -> Tensor:
@@ -52,12 +58,16 @@ class Classifier:
         level = "beside" if adapted.beside else f"block:{adapted.first_block}"
         return rows.with_inputs(states=frozen(adapted.backbone, level, rows, adapted.freeze, store=store))
 
+    def vectors(self, states: States) -> Tensor:
+        """What of the final states the head reads."""
+        return pool(states, self.pooling)
+
     def features(self, params: Params, batch: Batch, noise: Noise | None = None, second_order: bool = False) -> Tensor:
-        """What the head reads, `[T?, B, D]`, in float32 or better."""
+        """What the head reads, `[T?, B, D]` (`[T?, B, S, D]` of tokens), in float32 or better."""
         if self.adapted is None:
             pooled = batch.inputs["features"]
         else:
-            pooled = pool(self.adapted(params, batch, noise=noise, second_order=second_order), self.pooling)
+            pooled = self.vectors(self.adapted(params, batch, noise=noise, second_order=second_order))
         pooled = pooled.to(torch.promote_types(pooled.dtype, torch.float32))
         return pooled if self.scale is None else self.scale * F.normalize(pooled, dim=-1)
 
@@ -65,10 +75,11 @@ class Classifier:
         return self.read(params["head"], self.features(params, batch, noise, second_order), batch)
 
     def read(self, head: Mapping[str, Tensor], x: Tensor, batch: Batch) -> Tensor:
-        """Scores `[T?, B, C]` of features `x [T?, B, D]`."""
+        """Scores `[T?, B, C]` of features `x [T?, B, D]`, or `[T?, B, S, C]` of `[T?, B, S, D]`."""
+        rows = x.flatten(0 if batch.num_tasks is None else 1, -2)
         bias = head["bias"] if batch.num_tasks is None else head["bias"].unsqueeze(-2)
-        logits = (head["weight"] @ x.mT).mT + bias  # the gradient of `x @ weight.mT` is computed 2.5 times slower
-        return mask_classes(logits, batch.class_mask)
+        logits = (head["weight"] @ rows.mT).mT + bias  # the gradient of `x @ weight.mT` is computed 2.5 times slower
+        return mask_classes(logits, batch.class_mask).reshape(*x.shape[:-1], -1)
 
     def prototypes(self, x: Tensor, batch: Batch, num_classes: int) -> dict[str, Tensor]:
         """The head of the class means of features `x [T?, B, D]`: `weight [T?, C, D]` and `bias [T?, C]`.
@@ -82,6 +93,40 @@ class Classifier:
             return {name: 2 * p for name, p in head.items()}
         head = prototype_head(x / self.scale, batch.labels, batch.row_mask, num_classes)
         return {"weight": head["weight"], "bias": self.scale * head["bias"]}
+
+
+@dataclass(frozen=True)
+class Tagger(Classifier):
+    """Scores `[T?, B, S, C]` of a linear head on the final state of each token, scaled as a Classifier's."""
+
+    def vectors(self, states: States) -> Tensor:
+        return states.hidden
+
+    def prototypes(self, x: Tensor, batch: Batch, num_classes: int) -> dict[str, Tensor]:
+        """The head of the tags' means over the tokens `x [T?, B, S, D]` that have one, with the tags' log-shares.
+
+        Most words are outside of all entities; a head that does not know it begins far from where training leads.
+        """
+        assert batch.labels is not None
+        start = 0 if batch.num_tasks is None else 1
+        real = (batch.labels >= 0) & batch.row_mask[..., None]
+        tokens = Batch({}, real.flatten(start), batch.labels.clamp(min=0).flatten(start))
+        head = super().prototypes(x.flatten(start, -2), tokens, num_classes)
+        count = (F.one_hot(batch.labels.clamp(min=0), num_classes) * real[..., None]).flatten(start, -2).sum(-2)
+        share = (count + 0.5) / count.sum(-1, keepdim=True).clamp(min=1)  # whatever classes only fill up a stack
+        return {"weight": head["weight"], "bias": head["bias"] + share.log()}
+
+
+def word_scores(logits: Tensor, word: Tensor, num_words: int) -> Tensor:
+    """Scores of words `[n, W, C]` from those of tokens `[n, S, C]`, by `word [n, S]` of `prompts.encode`.
+
+    A word that was not read, or that a row does not have, is scored as outside of all entities (the first class).
+    """
+    out = torch.full((len(logits), num_words, logits.shape[-1]), -UNREAD, dtype=logits.dtype, device=logits.device)
+    out[..., 0] = 0
+    row, column = torch.nonzero(word, as_tuple=True)
+    out[row, word[row, column] - 1] = logits[row, column]
+    return out
 
 
 def mask_classes(logits: Tensor, class_mask: Tensor | None) -> Tensor:

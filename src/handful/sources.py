@@ -20,6 +20,7 @@ import numpy as np
 
 from handful.errors import DataError, HandfulWarning
 from handful.tables import LISTS, Table, counted, fail, kind_of, quoted, read_table, short
+from handful.tagged import check_learnable, is_tagged, tagging_task, words_of
 from handful.types import Example, Label, Task
 
 MAX_CHARS = 100_000
@@ -66,9 +67,14 @@ def load(
     Columns that are not given are found by name, whatever their case. A second text is looked for only when `text`
     is not given. `split` counts for hub data sets only. With `multilabel_separator` a cell such as `a;b` holds
     several labels, and an empty cell none. With `labelled=False` labels are not read and the task has no classes.
+    Lists of words (`tokens`) beside lists of tags (`tags`), and CoNLL files, make a tagging task (`tagged`).
     Raises DataError; warns (HandfulWarning) of classes with one example, texts with conflicting labels.
     """
     table = read_table(source, split)
+    if labelled and is_tagged(table, text, label):
+        task = tagging_task(table, name or _stem(table.source), text, label)
+        check_learnable(table, task)
+        return task
     columns = find_columns(table, text, text_pair, label, labelled)
     task = _task(table, columns, name or _stem(table.source), multilabel_separator)[0]
     if labelled:
@@ -86,7 +92,17 @@ def load_test(
 ) -> Task:
     """Reads labelled rows to measure on: as `load`, but they may be of a single class, and nothing is warned of."""
     table = read_table(source, split)
+    if is_tagged(table, text, label):
+        return tagging_task(table, _stem(table.source), text, label)
     return _task(table, find_columns(table, text, text_pair, label), _stem(table.source), multilabel_separator)[0]
+
+
+def load_words(source: str | Path, text: str | None = None, split: str = "train") -> list[Example]:
+    """Reads what a tagging task is to be asked: lists of words, CoNLL files, or texts, which are split at their spaces.
+
+    As `load_texts` otherwise.
+    """
+    return words_of(read_table(source, split, bare_strings=True), text)
 
 
 def load_texts(

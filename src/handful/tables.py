@@ -3,6 +3,7 @@
 A source is one of
 
     train.csv  .tsv  .jsonl  .txt  .parquet     a file, UTF-8; each but parquet may also end in .gz
+    train.conll  .iob2  .bio                    words and their tags, as `conll` says
     -                                           standard input: JSON lines if it starts with `{`, else CSV
     package:chatterbot                          the demo: the topic of a question or remark, five classes
     owner/name  owner/name:config  name:config  a data set of the Hugging Face hub (`HF_HUB_OFFLINE` is honoured)
@@ -32,11 +33,12 @@ from typing import Any, NoReturn, cast
 
 import numpy as np
 
+from handful import conll
 from handful.errors import DataError
 
 _TOPICS = ("trivia", "coding", "psychology", "ai", "emotion")
 _JSON = (".jsonl", ".ndjson", ".json", ".jsonlines", ".json-lines")
-_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", *_JSON)
+_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", *_JSON, *conll.SUFFIXES)
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+(:[\w.-]+)?|:[\w.-]+)")
 LISTS: tuple[Any, ...] = (list, tuple, set, frozenset)
 """What counts as a list of labels or texts; the sets come last."""
@@ -58,10 +60,13 @@ class Table:
         return f"{self.unit} {words[0]}" if not words[1:] else f"{self.unit}s {', '.join(words[:-1])} and {words[-1]}"
 
 
-def read_table(source: str | Path, split: str = "train", *, bare_strings: bool = False) -> Table:
+def read_table(
+    source: str | Path, split: str = "train", *, bare_strings: bool = False, tagged: bool = False
+) -> Table:  # fmt: skip
     """Every column and row of a source, with line numbers (row numbers where there are no lines). Raises DataError.
 
-    `bare_strings` lets a JSON line be a string, read as the column `text`.
+    `bare_strings` lets a JSON line be a string, read as the column `text`. `tagged` reads a file without an ending as
+    CoNLL.
     """
     if str(source).startswith("package:"):
         return _package(str(source))
@@ -81,6 +86,9 @@ def read_table(source: str | Path, split: str = "train", *, bare_strings: bool =
         line, byte = head.count(b"\n") + 1, len(head) - head.rfind(b"\n")
         found = f"Line {line}, byte {byte}: 0x{error.object[error.start]:02x} is not UTF-8."
         fail(where, found, "Save it as UTF-8 (in a spreadsheet: 'CSV UTF-8').")
+    if suffix in conll.SUFFIXES or (tagged and not suffix):
+        rows, lines = conll.parse(where, text)
+        return _table(where, list(rows[0]), rows, lines)
     if suffix in _JSON or (not suffix and text.lstrip().startswith("{")):
         return _jsonl(where, text, bare_strings)
     if suffix == ".txt":

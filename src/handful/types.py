@@ -36,22 +36,30 @@ NORMS = frozenset(
 QUANTIZED = ("int8", "nf4", "bnb8")
 """How the weights of a backbone's blocks can be held in fewer bits; `quantize.py` says what each one is."""
 
-TaskKind = Literal["classification", "multilabel"]
+TaskKind = Literal["classification", "multilabel", "tagging"]
 Label = str | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row: a text, an optional second text, and a label (a tuple of labels for multi-label tasks)."""
+    """One row: a text, an optional second text, and a label (a tuple of labels for multi-label tasks).
+
+    For tagging tasks `words` are the text's words, `text` is these joined by spaces, and `label` is the tuple of their
+    BIO tags.
+    """
 
     text: str
     text_pair: str | None = None
     label: Label | None = None
+    words: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Task:
-    """A named set of labelled examples. `labels` fixes the class order."""
+    """A named set of labelled examples. `labels` fixes the class order.
+
+    The labels of a tagging task are its tags: O, then B-X and I-X of each entity type X (`tagging.tag_set`).
+    """
 
     name: str
     examples: Sequence[Example]
@@ -74,7 +82,8 @@ class Batch:
 
     inputs     model inputs by name, e.g. `input_ids` `[T?, B, S]`
     row_mask   `[T?, B]`, False where a row only fills up a ragged stack
-    labels     `[T?, B]` int64 class indices, or `[T?, B, C]` float 0/1 for multi-label
+    labels     `[T?, B]` int64 class indices, or `[T?, B, C]` float 0/1 for multi-label, or for tagging `[T?, B, S]`
+               int64 tag indices, -100 at tokens without a tag
     class_mask `[T?, C]`, False where a class only fills up a ragged stack
     """
 
@@ -94,7 +103,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Scores:
-    """Unnormalised class scores `[T?, B, C]`; classes outside `class_mask` hold -inf."""
+    """Unnormalised class scores `[T?, B, C]`, or `[B, W, C]` of W words; classes outside `class_mask` hold -inf."""
 
     logits: Tensor
 

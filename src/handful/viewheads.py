@@ -20,6 +20,7 @@ from handful.batches import lengths
 from handful.cache import FeatureCache
 from handful.costs import backbone_flops, head_flops, measured, peak_memory
 from handful.crossval import Plan, Verdict, judge, seeds_of
+from handful.errors import RequestError
 from handful.heads import Rotated, Sets, choices, cross_validate, final_heads
 from handful.progress import Progress, silent
 from handful.prompts import encode, mark_names, targets
@@ -61,6 +62,11 @@ def fit_view_heads(
 
     `checkpoint` is a folder to keep progress in and to continue from.
     """
+    if tasks[0].kind == "tagging":
+        raise RequestError(
+            f"The tagging task {tasks[0].name} was to be fitted by the recipe {recipe}.",
+            "It reads a text as a whole, and has no answer for each word.", "Use the recipe lora, or another method's.",
+        )  # fmt: skip
     seeds = seeds_of(seed, len(tasks))
     with measured() as watch:
         inputs = []

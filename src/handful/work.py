@@ -105,7 +105,6 @@ def _tested(
 
     support, query = item.episode.support, item.episode.query
     try:
-        labels = targets(replace(query, labels=support.labels, kind=support.kind)).numpy()
         with measured() as watch:
             if isinstance(fitted, Artifact):
                 scores = Predictor(fitted, backbone).scores(query.examples, memory())
@@ -113,7 +112,12 @@ def _tested(
                 scores = fitted.scores(query.examples)
         if not bool(scores.logits.isfinite().all()):
             raise RunError("Its answers were to be measured.", "Some scores are not finite numbers.")
-        found = measure(scores.probabilities(support.kind).double().cpu().numpy(), labels, support)
+        shares = scores.probabilities(support.kind).double().cpu().numpy()
+        if support.kind == "tagging":
+            found = measure_tags(shares, query, support)
+        else:
+            labels = targets(replace(query, labels=support.labels, kind=support.kind)).numpy()
+            found = measure(shares, labels, support)
         if item.metric not in found:
             raise RunError(f"Its score was to be {item.metric!r}.", f"Measured are {', '.join(found)}.")
     except Exception as error:
@@ -122,7 +126,7 @@ def _tested(
     if isinstance(fitted, Artifact):
         own["bytes"] = sum(p.nbytes for part in (fitted.head, *fitted.params.values()) for p in part.values())
         notes = (*fitted.notes, *notes)
-    claimed = (fitted.estimate or {}).get("accuracy")
+    claimed = (fitted.estimate or {}).get("entity_f1" if support.kind == "tagging" else "accuracy")
     return Outcome(
         key=item.key,
         score=found[item.metric],
@@ -157,6 +161,26 @@ def measure(shares: NDArray[np.float64], labels: NDArray[np.int64], task: Task) 
         "reliability": [[int(n), round(float(c), 6), int(h)] for n, c, h in zip(*bins, strict=True)],
         **({} if several else _confused(labels, guess, task)),
     }
+
+
+def measure_tags(shares: NDArray[np.float64], query: Task, task: Task) -> dict[str, Any]:
+    """`Outcome.measures` of probabilities `[n, W, C]` of words: those of entities, and of words as `measure` has them.
+
+    `macro_f1` is over entity types.
+    """
+    from dataclasses import asdict
+
+    from handful.tagestimate import words_of
+    from handful.tagging import entity_f1, read_tags
+
+    truth = [example.label or () for example in query.examples]
+    guess = read_tags(shares.argmax(-1).tolist(), [len(tags) for tags in truth], task.labels)
+    micro, of_type = entity_f1(truth, guess)
+    real, index = words_of(truth, task.labels)
+    words = measure(shares[:, : real.shape[1]][real], index, task)
+    macro = sum(own.f1 for own in of_type.values()) / max(len(of_type), 1)
+    named = {"entity_f1": micro.f1, "precision": micro.precision, "recall": micro.recall, "macro_f1": macro}
+    return words | named | {"entities": micro.support, "types": {kind: asdict(own) for kind, own in of_type.items()}}
 
 
 def _confused(labels: NDArray[np.int64], guess: NDArray[np.int64], task: Task) -> dict[str, Any]:

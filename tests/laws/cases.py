@@ -46,6 +46,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "mam": {"num_tokens": 3, "std": 0.5, "width": 4, "activation": "silu", "learned_scale": True},
     "hyperformer": {"reduction": 8, "embedding": 3, "projected": 4, "hidden": 5},
     "hyperformer++": {"reduction": 8, "embedding": 3, "projected": 4, "hidden": 5},
+    "meta_adapter": {"width": 4, "meta_width": 3},
     "ladder": {"reduction": 4},
     "last": {"rank": 2, "affine": True},
     "losa": {"rank": 2, "num_tokens": 40},

@@ -27,6 +27,7 @@ from handful.methods.layernorm import LayerNormTuning
 from handful.methods.lora import LoRA
 from handful.methods.losa import LoSA
 from handful.methods.lowrank_adapter import LowRankAdapter
+from handful.methods.meta_adapter import MetaAdapter
 from handful.methods.prefix import PrefixMLP, PrefixTuning
 from handful.methods.prompt import PromptMLP, PromptTuning
 from handful.methods.said import IntrinsicSAID
@@ -50,7 +51,7 @@ def at_site(method: Method, site: Site) -> int:
             return r + site.d_out
         case IA3():
             return site.d_in if site.role == "ffn.out" else site.d_out
-        case Houlsby(width=m) if m:
+        case Houlsby(width=m) | MetaAdapter(width=m) if m:
             return 2 * site.d_out * m + m + site.d_out
         case Pfeiffer(width=m) if m:
             return m * (site.d_in + site.d_out) + m + site.d_out
@@ -155,7 +156,12 @@ def test_counts_equal_the_closed_formula(case: Case) -> None:
     expected = once(adapted.method, adapted.sites) + sum(at_site(adapted.method, site) for site in adapted.sites)
     assert adapted.num_parameters() == expected
     assert (
-        sum(p.numel() for own in adapted.init(0, tasks=3).values() for p in own.values() if p.is_floating_point())
+        sum(
+            p.numel()
+            for own in adapted.init(0, tasks=3).values()
+            for name, p in own.items()
+            if p.is_floating_point() and adapted.method.rate(name) > 0
+        )
         == 3 * expected
     )
 

@@ -22,10 +22,11 @@ from handful import distributed
 from handful.algorithms import ALGORITHMS, algorithm
 from handful.checkpoint import digest
 from handful.errors import RequestError, RunError
-from handful.metatasks import Source, Supervised
+from handful.metatasks import Sentences, Source, Supervised
 from handful.metatrain import Course, MetaTrained, meta_train
 from handful.methods import method
 from handful.types import Episode, Example, Params, Task
+from tinytags import tiny_tagging
 from tinytext import tiny_text
 
 WORDS = ("able", "bake", "cold", "deep", "echo", "fade", "gold", "high", "idle", "jade", "kind", "lake")
@@ -150,7 +151,7 @@ def test_a_killed_run_continues_to_the_same_bytes(said: str, tmp_path: Path, mon
     assert fingerprint(resumed) == fingerprint(whole)
     dying.draws.clear()
     assert fingerprint(trained(said, source=dying, checkpoint=kept)) == fingerprint(whole)
-    assert len(dying.draws) <= 1  # a run that has ended draws nothing more, but to see how wide its features are
+    assert len(dying.draws) <= 2  # a run that has ended draws nothing more, but to see what its tasks are
 
 
 def test_progress_of_another_run_is_not_continued(tmp_path: Path) -> None:
@@ -164,6 +165,17 @@ def test_progress_of_another_run_is_not_continued(tmp_path: Path) -> None:
 def test_tasks_never_seen_become_easier(said: str) -> None:
     found = trained(said, Course(steps=60, tasks=4, lr=1e-2, validate_every=20))
     assert found.curve[-1].loss < 0.9 * trained(said, Course(steps=1, tasks=4, lr=0.0, validate_every=1)).curve[0].loss
+
+
+def test_tags_are_learned_too() -> None:
+    source = Sentences(tiny_tagging(60), shots=6, query=6)
+    held = [Sentences(tiny_tagging(40, seed=1), shots=6, query=6).draw(seed) for seed in range(4)]
+    said = "fomaml:steps=2:head=learned"
+    found = trained(said, Course(steps=40, tasks=3, lr=1e-2, validate_every=20), source=source, validation=held)
+    first = trained(said, Course(steps=1, tasks=3, lr=1e-9, validate_every=1), source=source, validation=held)
+    assert found.learned["head"]["weight"].shape == (5, 32)
+    assert found.curve[-1].loss < 0.9 * first.curve[0].loss
+    assert found.curve[-1].accuracy > first.curve[0].accuracy
 
 
 def test_it_stops_when_validation_does_and_keeps_the_best() -> None:

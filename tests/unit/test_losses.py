@@ -47,8 +47,8 @@ def test_binary_cross_entropy_is_the_mean_over_the_classes_that_a_task_has() -> 
 @pytest.mark.parametrize("kind", LOSSES)
 def test_huge_scores_stay_finite(kind: str) -> None:
     logits = torch.tensor([[1e30, -1e30], [-1e30, 1e30]], requires_grad=True)
-    labels = torch.tensor([0, 1]) if kind == "classification" else torch.eye(2)
+    labels = torch.eye(2) if kind == "multilabel" else torch.tensor([0, 1])
     value = LOSSES[kind](logits, labels)
-    assert value.tolist() == [0, 0]
+    assert not value.any()
     (grad,) = torch.autograd.grad(value.sum(), logits)
     assert grad.isfinite().all()

@@ -25,7 +25,7 @@ from handful.types import Example, Task
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 NEEDS_SHARED = pytest.mark.skipif(not SHARED.is_dir(), reason="the data folder ../shared/data is not here")
-METRICS = {"accuracy", "macro_f1", "f1", "matthews"}
+METRICS = {"accuracy", "macro_f1", "f1", "matthews", "entity_f1"}
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -115,7 +115,7 @@ def test_every_task_says_what_it_is(own: Suite) -> None:
     for task in own.tasks:
         assert task.licence
         assert task.purpose in ("any", "evaluation")
-        assert bool(task.unserved) == (task.kind != "classification")
+        assert bool(task.unserved) == (task.kind not in ("classification", "tagging"))
         assert task.unserved or (task.metric in METRICS and task.num_classes > 1)
         assert not task.classes or len(task.classes) == task.num_classes
 

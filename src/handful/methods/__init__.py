@@ -36,6 +36,7 @@ _BUILT_IN = {
     "mam": "mam.MAM",
     "hyperformer": "hyperformer.HyperFormer",
     "hyperformer++": "hyperformer.HyperFormerPP",
+    "meta_adapter": "meta_adapter.MetaAdapter",
     "ladder": "ladder.LadderSide",
     "last": "last.LAST",
     "losa": "losa.LoSA",

@@ -19,6 +19,7 @@ from typing import Any
 from handful.errors import RequestError
 from handful.methods import home as method_home
 from handful.methods import method, methods
+from handful.options import read_options
 
 CALLED_WITH = frozenset({"seed", "store", "checkpoint", "progress"})
 """What every recipe is called with; not options of it."""
@@ -32,12 +33,14 @@ def recipes() -> dict[str, Callable[..., Any]]:
     return built_in | {point.name: point.load() for point in entry_points(group="handful.recipes")}
 
 
-def recipe(said: str) -> Callable[..., Any]:
+def recipe(said: str, **more: Any) -> Callable[..., Any]:
     """The recipe called `said`, or `tune` with the method of that name; options follow, as in "lora:rank=4:steps=100".
 
-    Options go to the method where it has them, to the recipe otherwise. RequestError for what is not known.
+    Options go to the method where it has them, to the recipe otherwise; `more` are options that are not written out.
+    RequestError for what is not known.
     """
     name, options = parse(said)
+    options |= more
     if name in recipes():
         run = recipes()[name]
     elif name in methods():
@@ -64,16 +67,7 @@ def recipe(said: str) -> Callable[..., Any]:
 def parse(said: str) -> tuple[str, dict[str, Any]]:
     """`"lora:rank=4:lr=1e-3"` -> `("lora", {"rank": 4, "lr": 0.001})`; a value is read as JSON where it can be."""
     name, *parts = said.removeprefix("tune:").split(":")  # as artifacts call it
-    options: dict[str, Any] = {}
-    for part in parts:
-        key, equals, value = part.partition("=")
-        if not equals or not key.isidentifier() or key in options:
-            raise RequestError(
-                f"The recipe {said!r} was asked for.", f"{part!r} is not an option.",
-                "Write each option once, as in lora:rank=4:steps=100.",
-            )  # fmt: skip
-        options[key] = _value(value)
-    return name, options
+    return name, read_options(parts, f"The recipe {said!r} was asked for.", "lora:rank=4:steps=100")
 
 
 def written(name: str, options: Mapping[str, Any]) -> str:
@@ -89,10 +83,3 @@ def home(said: str) -> list[str]:
     if point := next(iter(entry_points(group="handful.recipes", name=name)), None):
         return [point.module]
     return [f"{__name__}.tune", method_home(name)]
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

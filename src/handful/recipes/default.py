@@ -7,6 +7,7 @@ from typing import Any
 
 from handful.artifact import Artifact
 from handful.backbone import Backbone
+from handful.recipes import recipe
 from handful.types import Task
 from handful.viewheads import Spec, fit_view_heads
 
@@ -24,6 +25,15 @@ SPEC = Spec(
 """Chosen on the training sets of docs/results.md, never on the sets kept for evaluation."""
 
 
+TAGGING = "lora"
+"""The recipe of tagging tasks: frozen views are of whole texts."""
+
+
 def default(tasks: Sequence[Task], backbone: Backbone, **options: Any) -> list[Artifact]:
-    """`viewheads.fit_view_heads` on the views of `SPEC`: one forward pass a row, then small products."""
+    """`viewheads.fit_view_heads` on the views of `SPEC`: one forward pass a row, then small products.
+
+    Tagging tasks are tuned as the recipe `TAGGING` does.
+    """
+    if tasks[0].kind == "tagging":
+        return recipe(TAGGING)(tasks, backbone, **options)
     return fit_view_heads(tasks, backbone, SPEC, recipe="default", **options)

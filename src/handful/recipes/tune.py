@@ -1,11 +1,13 @@
-"""Tuning any method with a class head, all tasks and their folds in one batch."""
+"""Tuning any method with a class or tag head, all tasks and their folds in one batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,26 +19,28 @@ from handful.cache import FeatureCache
 from handful.checkpoint import digest
 from handful.costs import count_flops, measured, peak_memory
 from handful.crossval import FINAL, Member, Plan, judge, seeds_of
+from handful.estimate import Estimate
 from handful.fit import Schedule, evaluate
 from handful.losses import LOSSES
 from handful.methods import to_spec
 from handful.methods.base import Method
 from handful.methods.lora import LoRA
 from handful.methods.variants import OnLayers
+from handful.prior import Prior, opened
 from handful.progress import Progress, silent
-from handful.prompts import encode, targets
-from handful.scoring import Classifier
+from handful.prompts import encode, tag_targets, targets
+from handful.scoring import SCALE, Classifier, Tagger, word_scores
 from handful.stages import train
-from handful.types import Batch, Params, Task, map_params, stack_params, task_params
+from handful.tagestimate import estimate_tags, tag_temperature
+from handful.types import Batch, Params, Task, cast_params, stack_params, task_params
 
-SCALE = 8.0
-"""Length of the pooled states that the head reads: an inverse temperature for its cosine scores."""
 RATES = {
     "ia3": 2e-2, "bitfit": 5e-3, "layernorm": 5e-3, "prompt": 1e-2, "prefix": 1e-2, "full": 1e-4,
     "magnitude_pruning": 1e-4, "diff_pruning": 1e-4, "ssf": 5e-3, "vera": 1e-2, "said": 1e-2, "apt": 5e-4,
 }  # fmt: skip
 """AdamW's rate where it is not 2e-3; from the training sets of docs/results.md."""
 STEPS = 60
+PROTOTYPE_ROWS = 256
 
 
 def tune(
@@ -44,6 +48,7 @@ def tune(
     backbone: Backbone,
     *,
     method: Method | None = None,
+    prior: Prior | str | Path | None = None,
     start: int = 0,
     steps: int = STEPS,
     lr: float | None = None,
@@ -55,29 +60,33 @@ def tune(
     checkpoint: Path | None = None,
     progress: Progress = silent,
 ) -> list[Artifact]:
-    """Tunes `method` (LoRA by default) and a prototype-initialised head, tasks of one kind at once.
+    """Tunes `method` (LoRA by default, or a prior's) and a prototype-initialised head, tasks of one kind at once.
 
     Nothing is chosen by cross-validation, so its folds estimate the accuracy of exactly what is handed over. `seed`,
     one for all tasks or one for each, decides folds, initial parameters, order and dropout. Without folds
     (`num_folds` 0) the fit costs a fraction and claims nothing: no estimate, no calibration. With `start` only blocks
     from there on are tuned (from the top if negative), and what lies below is computed once. A method that ties
     parameters (HyperFormer, `OverTasks`) does so over these tasks only if they are to be learned `together`: otherwise
-    a task's result is the one that it would have alone.
+    a task's result is the one that it would have alone. With a `prior`, a folder or a `Prior`, parameters start where
+    it says.
     """
     seeds = seeds_of(seed, len(tasks))
-    method = method or LoRA()
+    known = opened(prior, backbone, method) if prior is not None else None
+    method = method or (known.method if known else LoRA())
     name = to_spec(method)["name"]
     lr = RATES.get(name, 2e-3) if lr is None else lr
     spec = to_spec(method := OnLayers(method=method, start=start) if start else method)
     key = digest([spec, backbone.fingerprint, backbone.dtype])  # a checkpoint is of this model
     with measured() as watch:
         adapted = attach(backbone, method)
-        model = Classifier(adapted, backbone.pooling, SCALE)
-        plan = Plan.of(tasks, [targets(task) for task in tasks], num_folds, seed=seeds)
+        tagging = tasks[0].kind == "tagging"
+        model = (Tagger if tagging else Classifier)(adapted, backbone.pooling, SCALE)
         parts = [encode(backbone, task.examples, template=task.template) for task in tasks]
         rows = Batch(concatenate([part.inputs for part in parts]), torch.cat([part.row_mask for part in parts]))
+        plan = Plan.of(tasks, _labels(tasks, rows), num_folds, seed=seeds)
         members = plan.members()
-        starts = {own: adapted.init(own) for own in dict.fromkeys(seeds)}
+        learned = cast_params(known.params, device=backbone.device) if known else {}
+        starts = {own: _from(adapted.init(own), learned) for own in dict.fromkeys(seeds)}
         params = stack_params([starts[seeds[t]] for t, _ in members])
         params["head"] = _prototypes(model, params, plan.training(model.prepared(rows, store), members))
         progress("reading the backbone", 1.0)
@@ -93,10 +102,12 @@ def tune(
         folds = [i for i, (_, held) in enumerate(members) if held != FINAL]
         asked = [members[i] for i in folds]
         held_out = plan.held_out(pool, asked) if folds else None
-        scores = evaluate(model, _some(trained.params, folds), held_out) if held_out else torch.empty(0)
+        none = torch.empty(0, 0, *rows.inputs["word"].shape[1:], 0) if tagging else torch.empty(0)
+        scores = evaluate(model, _some(trained.params, folds), held_out) if held_out else none
     artifacts = []
     for t, task in enumerate(tasks):
-        verdict = judge(plan, t, plan.gather(asked, scores, t)[None, None], [], seed=seeds[t])
+        found = plan.gather(asked, scores, t)
+        heat, said = _judged_tags(plan, t, found, rows, seeds[t]) if tagging else _judged(plan, t, found, seeds[t])
         member = members.index((t, FINAL))
         final = task_params(trained.params, member)
         head = {name: p[: len(task.labels)] for name, p in final.pop("head").items()}
@@ -109,10 +120,10 @@ def tune(
                 method=to_spec(adapted.method),
                 sites=[{"name": s.name, "role": s.role, "layer": s.layer} for s in adapted.sites],
                 params=final,
-                features={"kind": "pooled", "pooling": backbone.pooling, "scale": SCALE},
+                features={"kind": "tokens" if tagging else "pooled", "pooling": backbone.pooling, "scale": SCALE},
                 head=head,
-                temperature=verdict.temperature,
-                estimate=verdict.estimate.to_dict(),
+                temperature=heat,
+                estimate=said.to_dict(),
                 cost=_cost(model, final | {"head": head}, pool, plan.offsets[t], len(task.examples), batch_size, steps)
                 | {"seconds": round(watch.seconds / len(tasks), 3), "peak_memory_bytes": peak_memory(backbone.device)},
                 seed=seeds[t],
@@ -122,6 +133,35 @@ def tune(
     return artifacts
 
 
+def _labels(tasks: Sequence[Task], rows: Batch) -> list[Tensor]:
+    """Each task's labels, by the tokens of its part of the encoded rows where it is a tagging task."""
+    if "word" not in rows.inputs:
+        return [targets(task) for task in tasks]
+    words = rows.inputs["word"].split([len(task.examples) for task in tasks])
+    return [tag_targets(task, own).cpu() for task, own in zip(tasks, words, strict=True)]
+
+
+def _judged(plan: Plan, t: int, scores: np.ndarray, seed: int) -> tuple[float, Estimate]:
+    """Temperature and estimate of a task from its out-of-fold scores `[n, C]`."""
+    verdict = judge(plan, t, scores[None, None], [], seed=seed)
+    return verdict.temperature, verdict.estimate
+
+
+def _judged_tags(plan: Plan, t: int, scores: np.ndarray, rows: Batch, seed: int) -> tuple[float, Estimate]:
+    """The same from out-of-fold scores of tokens `[n, S, C]`, read word by word."""
+    task, held = plan.tasks[t], plan.fold_of_row(t) >= 0
+    truth = [example.label or () for example in task.examples]
+    word = rows.inputs["word"][plan.offsets[t] :][: len(truth)].cpu()
+    words = word_scores(torch.from_numpy(scores), word, max(map(len, truth))).numpy()
+    heat = tag_temperature(words[held], [truth[i] for i in np.flatnonzero(held)], task.labels)
+    return heat, estimate_tags(words, truth, task.labels, held, len(plan.folds[t]), seed=seed)
+
+
+def _from(fresh: Params, learned: Params) -> Params:
+    """Fresh params with what was meta-learned of them in its place."""
+    return {site: own | learned.get(site, {}) for site, own in fresh.items()}
+
+
 def _groups(members: Sequence[Member]) -> list[int]:
     """Tasks share what a method ties with those that are without the same folds, the final ones with each other."""
     kinds = list(dict.fromkeys(held for _, held in members))
@@ -129,7 +169,10 @@ def _groups(members: Sequence[Member]) -> list[int]:
 
 
 def _prototypes(model: Classifier, params: Params, rows: Rows) -> dict[str, Tensor]:
-    """Each member's head from the class prototypes of its own rows."""
+    """Each member's head from the class prototypes of its own rows; of tags, from its first `PROTOTYPE_ROWS`."""
+    if rows.tagged:  # the states of every token of all rows may not fit into memory
+        first = slice(PROTOTYPE_ROWS)
+        rows = replace(rows, index=rows.index[:, first], labels=rows.labels[:, first])
     features = evaluate(model.features, params, rows, budget=TOKEN_BUDGET)
     batch = Batch({}, rows.index >= 0, rows.labels)
     return model.prototypes(features, batch, rows.class_mask.shape[1])
@@ -142,7 +185,15 @@ def _cost(
     tokens = max(1, round(float(lengths(pool)[start : start + rows].double().mean())))
     ids = torch.zeros(1, tokens, dtype=torch.long, device=pool.row_mask.device)
     row = Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.ones(1, dtype=torch.bool))
-    tree = map_params(lambda p: p.clone().requires_grad_(p.is_floating_point()), params)
+    assert model.adapted is not None
+    rate = model.adapted.method.rate
+    tree = {
+        site: {
+            n: p.clone().requires_grad_(p.is_floating_point() and (site == "head" or rate(n) > 0))
+            for n, p in own.items()
+        }
+        for site, own in params.items()
+    }
     leaves = [p for own in tree.values() for p in own.values() if p.requires_grad]
     query = count_flops(lambda: model(params, row))
     step = count_flops(lambda: torch.autograd.grad(model(tree, row).sum(), leaves, allow_unused=True))
@@ -154,7 +205,7 @@ def _cost(
         "query_tokens": tokens,
         "trained_parameters": trained,
         "method_parameters": trained - head,
-        "backbone_parameters": model.adapted.backbone.num_parameters if model.adapted else 0,
+        "backbone_parameters": model.adapted.backbone.num_parameters,
     }
 
 

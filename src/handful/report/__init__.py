@@ -30,7 +30,7 @@ SUFFIXES: dict[str, Format] = {".html": "html", ".htm": "html", ".md": "markdown
 FIRST_ROWS = 25
 """Rows of the list of cells that the page shows at a time."""
 _CELL = ("key", "suite", "task", "recipe", "backbone", "shots", "seed", "metric")
-_MEASURES = ("n", "accuracy", "macro_f1", "f1", "matthews", "log_loss", "brier", "ece")
+_MEASURES = ("n", "accuracy", "macro_f1", "f1", "matthews", "entity_f1", "log_loss", "brier", "ece")
 _ESTIMATE = ("value", "low", "high", "level")
 _COST = (
     "training_flops", "query_flops", "trained_parameters", "bytes", "fit_seconds", "fit_cpu_seconds", "query_seconds",

@@ -15,6 +15,7 @@ from handful.stats import LEVEL, Arm, Grid, Mean, TaskName, by_arm, grid, left_o
 
 METRICS = {
     "accuracy": "accuracy", "macro_f1": "macro-F1", "f1": "F1", "matthews": "Matthews correlation",
+    "entity_f1": "entity F1",
 }  # fmt: skip
 _CONTROL = dict.fromkeys((*range(32), *range(127, 160), 8232, 8233, 65534, 65535), "�")
 _BIDI = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")

@@ -43,8 +43,9 @@ class SuiteTask:
     """A task of a suite.
 
     what         what is asked, in a few words
-    kind         "classification"; anything else is not served yet
-    metric       the score: "accuracy", "macro_f1", "f1" (of the last class) or "matthews"; `also` the paper's others
+    kind         "classification" or "tagging"; anything else is not served yet
+    metric       the score: "accuracy", "macro_f1", "f1" (of the last class), "matthews" or "entity_f1"; `also` the
+                 paper's others
     classes      names in order where they are known, `num_classes` how many there are (0: not a classification)
     splits       what is learned from and what is asked
     rows         rows of its files where they are known; a folder with another number holds something else

@@ -1,0 +1,110 @@
+"""Priors on disk, and fits that start from one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from handful.algorithms import ALGORITHMS, algorithm, from_spec, to_spec
+from handful.artifact import load, save
+from handful.attach import attach
+from handful.backbone import from_model
+from handful.errors import ArtifactError, RequestError
+from handful.meta import APART
+from handful.metatrain import Course, MetaTrained
+from handful.methods import method
+from handful.prior import Prior, load_prior, opened, save_prior
+from handful.recipes import recipe
+from handful.types import Params
+from tiny import TINY
+from tinytext import random_params, small, tiny_task, tiny_text, tokenizer
+
+
+def made(said: str = "meta-adapters:steps=2", name: str = "lora") -> Prior:
+    """A prior of random values, with everything that its algorithm learns."""
+    adapted = attach(tiny_text(), small(name))
+    learned: Params = random_params(adapted.init(0))
+    learned["rates"] = {"encoder.0": torch.tensor([0.1, 0.2]), "head": torch.tensor([0.3, 0.4])}
+    learned["generator"] = {"g.in.weight": torch.randn(4, 5)}
+    found = MetaTrained(adapted, algorithm(said), learned, [1.0, 0.5], [], 2)
+    data = [{"name": "words", "size": 12, "share": 1.0, "digest": "0" * 64}]
+    return Prior.of(found, "made", Course(steps=2), seed=3, data=data, command="handful meta-train words.csv")
+
+
+@pytest.mark.parametrize("name", ["lora", "houlsby", "meta_adapter", "prefix", "compacter"])
+def test_what_was_written_comes_back_to_the_bit(name: str, tmp_path: Path) -> None:
+    prior = made(name=name)
+    back = load_prior(save_prior(prior, tmp_path / "prior"))
+    assert replace(back, learned={}) == replace(prior, learned={})
+    assert {s: set(own) for s, own in back.learned.items()} == {s: set(own) for s, own in prior.learned.items()}
+    for site, own in prior.learned.items():
+        for part, p in own.items():
+            assert torch.equal(back.learned[site][part], p)
+    assert not set(back.params) & set(APART)
+    card = (tmp_path / "prior" / "README.md").read_text()
+    assert "| words | 12 | 100.0% |" in card
+    assert "handful meta-train words.csv" in card
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_algorithms_survive_json(name: str) -> None:
+    value = ALGORITHMS[name][0]
+    assert from_spec(json.loads(json.dumps(to_spec(value)))) == value
+
+
+def test_a_fit_starts_from_the_prior(tmp_path: Path) -> None:
+    backbone, task, prior = tiny_text(), tiny_task(3), made()
+    folder = save_prior(prior, tmp_path / "prior")
+    run = recipe("lora:rank=2:steps=0:num_folds=0", prior=folder)
+    (fitted,) = run([task], backbone, seed=0)
+    for site, own in prior.params.items():
+        for name, p in own.items():
+            assert torch.equal(fitted.params[site][name], p)
+    (other,) = recipe("lora:rank=2:steps=3:num_folds=0", prior=prior)([task], backbone, seed=0)
+    (fresh,) = recipe("lora:rank=2:steps=3:num_folds=0")([task], backbone, seed=0)
+    site = next(iter(fresh.params))
+    assert not torch.equal(other.params[site]["B"], fresh.params[site]["B"])
+
+
+def test_what_meta_training_learned_apart_from_tasks_is_held_by_them() -> None:
+    prior, task = made(name="meta_adapter"), tiny_task(2)
+    prior = replace(prior, method=method("meta_adapter"), learned=random_params(attach(tiny_text(), method("meta_adapter")).init(0)))  # fmt: skip  # noqa: E501
+    (fitted,) = recipe("meta_adapter:steps=3:num_folds=0", prior=prior)([task], tiny_text(), seed=0)
+    for site, own in fitted.params.items():
+        for name, p in own.items():
+            assert torch.equal(p, prior.learned[site][name]) == name.startswith(("lower_", "upper_"))
+    assert fitted.cost["method_parameters"] == attach(tiny_text(), method("meta_adapter")).num_parameters()
+
+
+def test_another_backbone_or_method_is_refused(tmp_path: Path) -> None:
+    prior = made()
+    other = from_model(TINY["roberta"](), tokenizer(), id="other")
+    with pytest.raises(ArtifactError, match="learned on 'tiny'"):
+        opened(prior, other)
+    with pytest.raises(RequestError, match=r"It is one for LoRA\(rank=2\)"):
+        opened(prior, tiny_text(), method("lora", rank=3))
+    with pytest.raises(ArtifactError, match="no such folder"):
+        opened(tmp_path / "nowhere", tiny_text())
+
+
+def test_priors_and_fitted_tasks_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    folder = save_prior(made(), tmp_path / "prior")
+    with pytest.raises(ArtifactError, match="It holds a prior"):
+        load(folder)
+    (fitted,) = recipe("prototypes")([tiny_task(2)], tiny_text(), seed=0)
+    with pytest.raises(ArtifactError, match="It holds a fitted task"):
+        load_prior(save(fitted, tmp_path / "task"))
+
+
+def test_damage_is_found(tmp_path: Path) -> None:
+    folder = save_prior(made(), tmp_path / "prior")
+    file = folder / "learned.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(ArtifactError, match=r"checksum of learned\.safetensors does not match"):
+        load_prior(folder)
+    with pytest.raises(ArtifactError, match="holds no prior"):
+        save_prior(made(), tmp_path)
