@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 from handful.errors import BackboneError
 from handful.families import Family, families
 from handful.families import family_of as table_of
-from handful.notes import remembered
+from handful.fingerprints import cached_fingerprint, weights_fingerprint
+from handful.primed import is_primed, read_primed
 from handful.types import split_id
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from handful.sharding import Shards
@@ -117,23 +118,27 @@ def load(
         from handful.quantize import check
 
         check(kind, shard=shard)
-    source = aliases()[name]() if name in aliases() else name
+    primed = read_primed(name) if is_primed(name) else None
+    base = primed.base if primed else name
+    source = aliases()[base]() if base in aliases() else base
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         with _quiet():
             model = AutoModel.from_pretrained(source, trust_remote_code=False, dtype="auto", **options)
     except (OSError, ValueError, SafetensorError) as error:
-        raise _not_found(name, error) from error
+        raise _not_found(base, error) from error
     tokenizer = None
     if _reads_text(config.model_type):
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise _not_found(name, error) from error
+            raise _not_found(base, error) from error
         if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one out of nothing
-            raise _not_found(name, OSError("its tokenizer's files are missing"))
-    print_ = _cached_fingerprint(Path(source), model)
+            raise _not_found(base, OSError("its tokenizer's files are missing"))
+    print_ = cached_fingerprint(Path(source), model)
+    if primed:
+        print_ = primed.into(model, print_)
     target = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype or torch.float32
     try:
         if not isinstance(target, torch.dtype):
@@ -210,18 +215,6 @@ def family_of(model: nn.Module) -> Family:
     )
 
 
-def weights_fingerprint(weights: Iterable[tuple[str, Tensor]]) -> str:
-    """sha256 over the content of named tensors, whatever they are called on disk."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights):
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}|{plain.dtype}|{tuple(plain.shape)}|".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bar of transformers' own while weights are read."""
@@ -234,16 +227,6 @@ def _quiet() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _cached_fingerprint(folder: Path, model: PreTrainedModel) -> str:
-    """The fingerprint of a folder's weights, remembered by the files' size and time of change."""
-    files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")) if folder.is_dir() else []
-    if not files:
-        return weights_fingerprint(model.state_dict().items())
-    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(json.dumps([stats, type(model).__name__]).encode()).hexdigest()
-    return remembered("fingerprints", key, lambda: weights_fingerprint(model.state_dict().items()))
 
 
 def _packaged(alias: str) -> Callable[[], str]:

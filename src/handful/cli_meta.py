@@ -49,3 +49,42 @@ def meta_train(
         validation=validation, looks=looks, patience=patience, held_out=held_out or [], force=force, start=start,
         data=data, seed=seed, device=device, resume=resume, as_json=as_json,
     )  # fmt: skip
+
+
+def prime(
+    tasks: Annotated[
+        list[str],
+        typer.Argument(metavar="TASKS...", help="As for meta-train, e.g. ner3/uner_da ner3/uner_pt."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the primed backbone.")],
+    backbone: Annotated[str, typer.Option(help="Alias, hub id or folder.")] = "minilm",
+    method: Annotated[str, typer.Option(help="What will be tuned on it later.")] = "pfeiffer",
+    algorithm: Annotated[
+        str, typer.Option(help="As for meta-train; without inner steps it is multi-task training.")
+    ] = "fomaml:steps=5:head=learned",
+    steps: Annotated[int, typer.Option(min=1, help="Outer steps.")] = 500,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of an outer step.")] = 4,
+    lr: Annotated[
+        float, typer.Option(help="Outer learning rate; the backbone's own weights learn at 0.02 of it.")
+    ] = 1e-3,
+    validation: Annotated[float, typer.Option(help="Share of classes or sentences held out to validate on.")] = 0.2,
+    looks: Annotated[int, typer.Option(min=1, help="Outer steps between two looks at them.")] = 50,
+    patience: Annotated[Optional[int], typer.Option(min=1, help="Looks without a gain after which it stops.")] = None,  # noqa: UP045
+    start_out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--prior", help="Folder for a prior too: where the method and the head start."),
+    ] = None,
+    data: Annotated[Optional[Path], typer.Option(help="Folder with the suites' data; see docs/suites.md.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="Decides first parameters, episodes and what is held out.")] = 0,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")] = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prepare a backbone, all of its weights, for the few parameters that will be tuned on it."""
+    from handful import metacommands
+
+    metacommands.prime(
+        tasks, out, backbone=backbone, method=method, algorithm=algorithm, steps=steps, episodes=episodes, lr=lr,
+        validation=validation, looks=looks, patience=patience, start_out=start_out, data=data, seed=seed,
+        device=device, resume=resume, as_json=as_json,
+    )  # fmt: skip

@@ -42,8 +42,8 @@ from handful.types import Scores
 
 def fit(
     train: str, out: Path, *, columns: Mapping[str, Any], separator: str | None, backbone: str, recipe: str,
-    prior: Path | None, template: str | None, shots: int | None, seed: int, dtype: str | None, device: str, cache: Path | None,
-    resume: bool, as_json: bool,
+    prior: Path | None, template: str | None, shots: int | None, seed: int, dtype: str | None, device: str,
+    cache: Path | None, resume: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """`handful fit`."""
     quiet_libraries()

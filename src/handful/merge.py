@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from handful.attach import Adapted
-from handful.backbone import Backbone, weights_fingerprint
+from handful.backbone import Backbone
 from handful.errors import MethodError
+from handful.fingerprints import weights_fingerprint
 from handful.insertions import Base, Call
 from handful.quantize import Quantized
 from handful.sites import Place, is_transposed

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -27,6 +28,9 @@ from handful.metatrain import Course, Look
 from handful.metatrain import meta_train as train
 from handful.noise import mix
 from handful.pools import Pool, find_pools
+from handful.primed import WHAT as PRIMED
+from handful.primed import write_primed
+from handful.priming import prime as prime_backbone
 from handful.prior import WHAT, Prior, load_prior, save_prior
 from handful.suites import is_suite, suite
 from handful.types import Episode, Task
@@ -81,7 +85,51 @@ def meta_train(
     if as_json:
         print_json(summary)
     else:
-        _show(prior, found.curve, size_on_disk(out), out)
+        _show_curve(found.curve, found.step)
+        size = size_on_disk(out) / 1e6
+        out_console.print(f"A prior for {prior.backbone}, {size:.2f} MB: {out}", highlight=False)
+        out_console.print(f"Use it: handful fit DATA --prior {out} --out TASK", highlight=False)
+
+
+def prime(
+    tasks: Sequence[str], out: Path, *, backbone: str, method: str, algorithm: str, steps: int, episodes: int,
+    lr: float, validation: float, looks: int, patience: int | None, start_out: Path | None, data: Path | None,
+    seed: int, device: str, resume: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """`handful prime`."""
+    quiet_libraries()
+    check_target(out, PRIMED)
+    if start_out is not None:
+        check_target(start_out, WHAT)
+    chosen, known = algorithm_named(algorithm), method_said(method)
+    course = Course(steps=steps, tasks=episodes, lr=lr, validate_every=looks, patience=patience)
+    progress_folder = out.with_name(f".{out.name}.progress")
+    if not resume:
+        shutil.rmtree(progress_folder, ignore_errors=True)
+    with progress_bar("priming") as report:
+        report("reading the tasks", 0.0)
+        frozen = shared(backbone, device=device)
+        source, episodes_held = _held(read_sources(tasks, data), validation, seed)
+        done = prime_backbone(
+            source, frozen, known, chosen, course, validation=episodes_held, seed=seed,
+            checkpoint=progress_folder / "outer.safetensors", progress=report,
+        )  # fmt: skip
+    if not distributed.main_process():
+        return
+    command = shlex.join(["handful", *sys.argv[1:]])
+    curve = [asdict(look) for look in done.found.curve]
+    told = {**done.primed.told, "command": command, "data": _told(source), "curve": curve}
+    write_primed(replace(done.primed, told=told), out)
+    if start_out is not None:
+        prior = done.prior(start_out.name, str(out), known, course, seed=seed, command=command, data=_told(source))
+        save_prior(prior, start_out)
+    shutil.rmtree(progress_folder, ignore_errors=True)
+    if as_json:
+        print_json({"out": str(out), "step": done.found.step, "bytes_on_disk": size_on_disk(out), "curve": curve})
+        return
+    _show_curve(done.found.curve, done.found.step)
+    out_console.print(f"{backbone}, primed for {method}, {size_on_disk(out) / 1e6:.1f} MB: {out}", highlight=False)
+    out_console.print(f"Use it: handful fit DATA --backbone {out} --recipe {method} --out TASK", highlight=False)
 
 
 def _held(source: Mixture, share: float, seed: int) -> tuple[Mixture, list[Episode]]:
@@ -114,12 +162,11 @@ def _measured(pool: Pool) -> Task:
     return Task(pool.name, [*rows.examples, *asked.examples], rows.labels, rows.kind)
 
 
-def _show(prior: Prior, curve: Sequence[Look], size: int, out: Path) -> None:
-    if curve:
-        table = Table("outer steps", "training loss", "validation loss", "validation accuracy", box=None)
-        for look in curve:
-            mark = " (kept)" if look.step == prior.step else ""
-            table.add_row(f"{look.step}{mark}", f"{look.training_loss:.3f}", f"{look.loss:.3f}", f"{look.accuracy:.1%}")
-        out_console.print(table)
-    out_console.print(f"A prior for {prior.backbone}, {size / 1e6:.2f} MB: {out}", highlight=False)
-    out_console.print(f"Use it: handful fit DATA --prior {out} --out TASK", highlight=False)
+def _show_curve(curve: Sequence[Look], kept: int) -> None:
+    if not curve:
+        return
+    table = Table("outer steps", "training loss", "validation loss", "validation accuracy", box=None)
+    for look in curve:
+        mark = " (kept)" if look.step == kept else ""
+        table.add_row(f"{look.step}{mark}", f"{look.training_loss:.3f}", f"{look.loss:.3f}", f"{look.accuracy:.1%}")
+    out_console.print(table)

@@ -43,6 +43,7 @@ class Course:
     clip            largest norm of the outer gradient
     validate_every  steps between two looks at the validation episodes, and one at the end
     patience        looks without a lower validation loss after which it stops; None for never
+    scales          patterns of `site/parameter` and the rate of what fits as a multiple of `lr`; the last one counts
     """
 
     steps: int = 500
@@ -53,6 +54,10 @@ class Course:
     weight_decay: float = 0.0
     validate_every: int = 50
     patience: int | None = None
+    scales: tuple[tuple[str, float], ...] = ()
+
+    def scale(self, site: str, name: str) -> float:
+        return next((by for pattern, by in reversed(self.scales) if chosen([pattern], site, name)), 1.0)
 
     def rate(self, step: int) -> float:
         rising = self.warmup * self.steps
@@ -169,6 +174,7 @@ class _State:
         self.layout = Layout.of(stacked)
         self.flat = self.layout.pack(stacked)
         self.bounded = self.layout.mask(lambda site, name: site == "rates" and algorithm.inner.rates != "element")
+        self.scale = self.layout.values(course.scale).to(self.flat)
         self.rule = optimizer("adamw", course.weight_decay)
         self.state: State = self.rule.init(self.flat, self.layout)
         self.step, self.best, self.best_step = 0, self.flat.clone(), 0
@@ -191,7 +197,7 @@ class _State:
                 f"Lower the outer rate (lr {self.course.lr:g}) or the inner one ({self.algorithm.inner.lr:g}).",
             )
         grad = grad * min(1.0, self.course.clip / (norm + 1e-6))
-        lr = torch.full((1, 1), self.course.rate(self.step), dtype=self.flat.dtype, device=self.flat.device)
+        lr = self.course.rate(self.step) * self.scale[None]
         self.flat = self.flat + self.rule.step(self.flat, grad, self.state, lr, self.layout)
         self.flat = torch.where(self.bounded.to(self.flat.device), self.flat.clamp(*RATES), self.flat)
         self.losses.append(loss)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from handful.attach import attach
-from handful.backbone import Backbone, weights_fingerprint
+from handful.backbone import Backbone
 from handful.errors import MethodError
+from handful.fingerprints import weights_fingerprint
 from handful.forward import run_backbone
 from handful.methods.combine import union
 from laws.cases import (

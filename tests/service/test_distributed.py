@@ -24,13 +24,14 @@ from torch import Tensor
 from handful import distributed
 from handful.artifact import Artifact, load, save
 from handful.attach import attach
-from handful.backbone import Backbone, from_model, sharded, weights_fingerprint
+from handful.backbone import Backbone, from_model, sharded
 from handful.backbone import load as load_backbone
 from handful.batches import Rows, stack
 from handful.cache import FeatureCache
 from handful.distributed import Team, deal
 from handful.errors import MethodError, RequestError, RunError
 from handful.features import frozen
+from handful.fingerprints import weights_fingerprint
 from handful.fit import Schedule, evaluate, fit
 from handful.losses import cross_entropy
 from handful.merge import merge

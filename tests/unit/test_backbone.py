@@ -11,8 +11,9 @@ import torch
 from transformers import BertModel
 
 from handful import backbone as backbones
-from handful.backbone import aliases, from_model, load, shared, weights_fingerprint
+from handful.backbone import aliases, from_model, load, shared
 from handful.errors import BackboneError
+from handful.fingerprints import weights_fingerprint
 from tiny import TINY
 from tinytext import save_tiny, tiny_text, tokenizer
 
