@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from handful.classifier import FewShotClassifier, fit_many
     from handful.errors import HandfulError
     from handful.fit import evaluate, fit
+    from handful.metalearn import meta_train, prime
     from handful.methods import method
     from handful.methods.base import Method
     from handful.methods.combine import union
     from handful.methods.variants import OnLayers
     from handful.peft_format import load_peft, save_peft
+    from handful.prior import Prior, load_prior, save_prior
     from handful.types import Batch, Episode, Example, Site, Task
 
 __version__ = "0.1.0"
@@ -43,6 +45,11 @@ _PUBLIC = {
     "fit": "handful.fit:fit",
     "evaluate": "handful.fit:evaluate",
     "load_peft": "handful.peft_format:load_peft",
+    "meta_train": "handful.metalearn:meta_train",
+    "prime": "handful.metalearn:prime",
+    "Prior": "handful.prior:Prior",
+    "load_prior": "handful.prior:load_prior",
+    "save_prior": "handful.prior:save_prior",
     "save_peft": "handful.peft_format:save_peft",
     "method": "handful.methods:method",
     "methods": "handful.methods:",
@@ -69,6 +76,7 @@ __all__ = [
     "HandfulError",
     "Method",
     "OnLayers",
+    "Prior",
     "Site",
     "Task",
     "attach",
@@ -79,10 +87,14 @@ __all__ = [
     "load_adapters",
     "load_backbone",
     "load_peft",
+    "load_prior",
+    "meta_train",
     "method",
     "methods",
+    "prime",
     "recipes",
     "save_peft",
+    "save_prior",
     "union",
 ]
 

@@ -43,11 +43,13 @@ def meta_train(
 ) -> None:
     """Learn a starting point for tasks to come from many small tasks."""
     from handful import metacommands
+    from handful.metatrain import Course
 
     metacommands.meta_train(
-        tasks, out, backbone=backbone, method=method, algorithm=algorithm, steps=steps, episodes=episodes, lr=lr,
-        validation=validation, looks=looks, patience=patience, held_out=held_out or [], force=force, start=start,
-        data=data, seed=seed, device=device, resume=resume, as_json=as_json,
+        tasks, out, backbone=backbone, method=method, algorithm=algorithm, validation=validation,
+        course=Course(steps=steps, tasks=episodes, lr=lr, validate_every=looks, patience=patience),
+        held_out=held_out or [], force=force, start=start, data=data, seed=seed, device=device, resume=resume,
+        as_json=as_json,
     )  # fmt: skip
 
 
@@ -82,9 +84,10 @@ def prime(
 ) -> None:
     """Prepare a backbone, all of its weights, for the few parameters that will be tuned on it."""
     from handful import metacommands
+    from handful.metatrain import Course
 
     metacommands.prime(
-        tasks, out, backbone=backbone, method=method, algorithm=algorithm, steps=steps, episodes=episodes, lr=lr,
-        validation=validation, looks=looks, patience=patience, start_out=start_out, data=data, seed=seed,
-        device=device, resume=resume, as_json=as_json,
+        tasks, out, backbone=backbone, method=method, algorithm=algorithm, validation=validation,
+        course=Course(steps=steps, tasks=episodes, lr=lr, validate_every=looks, patience=patience),
+        start_out=start_out, data=data, seed=seed, device=device, resume=resume, as_json=as_json,
     )  # fmt: skip

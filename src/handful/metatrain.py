@@ -99,7 +99,7 @@ def reader(adapted: Adapted, algorithm: Algorithm, kind: TaskKind = "classificat
     return (Tagger if kind == "tagging" else Classifier)(adapted, adapted.backbone.pooling, scale)
 
 
-def meta_train(
+def learn(
     source: Source,
     backbone: Backbone,
     method: Method,

@@ -17,7 +17,7 @@ from handful.backbone import Backbone
 from handful.merge import merge
 from handful.meta import APART, Algorithm
 from handful.metatasks import Source
-from handful.metatrain import Course, MetaTrained, meta_train
+from handful.metatrain import Course, MetaTrained, learn
 from handful.methods import Method, union
 from handful.methods.full import DenseDelta
 from handful.primed import Primed
@@ -70,7 +70,7 @@ def prime(
     names = LATER if algorithm.inner.names == ("*",) else algorithm.inner.names
     narrowed = replace(algorithm, inner=replace(algorithm.inner, names=names))  # type: ignore[type-var]
     slower = replace(course, scales=(*course.scales, ("*/0.*", SLOWER)))
-    found = meta_train(
+    found = learn(
         source, backbone, union(DenseDelta(), method), narrowed, slower,
         validation=validation, seed=seed, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip

@@ -23,7 +23,7 @@ from handful.algorithms import ALGORITHMS, algorithm
 from handful.checkpoint import digest
 from handful.errors import RequestError, RunError
 from handful.metatasks import Sentences, Source, Supervised
-from handful.metatrain import Course, MetaTrained, meta_train
+from handful.metatrain import Course, MetaTrained, learn
 from handful.methods import method
 from handful.types import Episode, Example, Params, Task
 from tinytags import tiny_tagging
@@ -45,9 +45,7 @@ COURSE = Course(steps=6, tasks=3, lr=5e-3, validate_every=3)
 
 def trained(said: str = "fomaml:steps=2", course: Course = COURSE, **options: Any) -> MetaTrained:
     options = {"validation": HELD_OUT, "seed": 1} | options
-    return meta_train(
-        options.pop("source", SOURCE), tiny_text(), method("lora", rank=2), algorithm(said), course, **options
-    )
+    return learn(options.pop("source", SOURCE), tiny_text(), method("lora", rank=2), algorithm(said), course, **options)
 
 
 def flat(learned: Params) -> dict[str, torch.Tensor]:
