@@ -35,10 +35,11 @@ class Generated:
         return torch.cat([self._perceptron("g", h), self._perceptron("psi", h)], -1)
 
     def read(self, head: Mapping[str, Tensor], x: Tensor, batch: Batch) -> Tensor:
-        """Scores `[T?, B, C]` of what `features` gave."""
+        """Scores `[T?, B, C]`, or `[T?, B, S, C]` of tokens, of what `features` gave."""
         width = head["weight"].shape[-1]
+        rows = x[..., :width].flatten(0 if batch.num_tasks is None else 1, -2)
         bias = head["bias"] if batch.num_tasks is None else head["bias"].unsqueeze(-2)
-        return mask_classes(x[..., :width] @ head["weight"].mT + bias, batch.class_mask)
+        return mask_classes(rows @ head["weight"].mT + bias, batch.class_mask).reshape(*x.shape[:-1], -1)
 
     def prototypes(self, x: Tensor, batch: Batch, num_classes: int) -> dict[str, Tensor]:
         """The generated head: `weight [T?, C, W]` and `bias [T?, C]`."""

@@ -387,6 +387,21 @@ def test_steps_beyond_the_learned_rates_use_the_last_one() -> None:
         torch.testing.assert_close(found["site"]["u"], phi, rtol=1e-12, atol=1e-12)
 
 
+def test_generated_heads_read_tokens_as_they_read_rows() -> None:
+    random = torch.Generator().manual_seed(0)
+    model = generator.Generated(Mlp(), generator.init(4, 3, seed=1, dtype=torch.float64))
+    head = {
+        "weight": torch.randn(2, 5, 3, generator=random).double(),
+        "bias": torch.randn(2, 5, generator=random).double(),
+    }
+    x = torch.randn(2, 6, 7, 7, generator=random).double()
+    batch = Batch({}, torch.ones(2, 6, dtype=torch.bool), None, torch.ones(2, 5, dtype=torch.bool))
+    found = model.read(head, x, batch)
+    assert found.shape == (2, 6, 7, 5)
+    for s in range(7):
+        torch.testing.assert_close(found[:, :, s], model.read(head, x[:, :, s], batch))
+
+
 # -- memory -----------------------------------------------------------------------------------------------------------
 class Kept:
     """A tensor that a graph keeps, counted for as long as it does."""
