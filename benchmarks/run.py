@@ -37,6 +37,8 @@ NAMES = (
     "grid",
     "scale",
     "shelf",
+    "shelf_costs",
+    "meta_step",
 )
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scikit-learn")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,10 @@ class Course:
     validate_every: int = 50
     patience: int | None = None
     scales: tuple[tuple[str, float], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self) | {"scales": [list(own) for own in self.scales]}
 
     def scale(self, site: str, name: str) -> float:
         return next((by for pattern, by in reversed(self.scales) if chosen([pattern], site, name)), 1.0)

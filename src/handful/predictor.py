@@ -12,11 +12,12 @@ from handful.attach import attach
 from handful.errors import DataError
 from handful.fit import predict
 from handful.methods import from_spec
+from handful.prior import params_digest
 from handful.prompts import encode
 from handful.scoring import Classifier, Tagger, word_scores
 from handful.tagging import read_tags
 from handful.types import Batch, Example, Params, Scores
-from handful.views import Lexicon, Views
+from handful.views import Lexicon, Tuned, Views
 
 if TYPE_CHECKING:
     from handful.artifact import Artifact
@@ -37,7 +38,14 @@ class Predictor:
         self._params = {
             site: {name: p.to(backbone.device) for name, p in own.items()} for site, own in self._params.items()
         }
-        if artifact.method is None:
+        self._prior: Tuned | None = None
+        if artifact.features["kind"] == "views":
+            self._model = Classifier(None)
+            if artifact.method is not None:
+                own = {site: p for site, p in self._params.items() if site != "head"}
+                digest = params_digest(artifact.method, artifact.params)
+                self._prior = Tuned(attach(backbone, from_spec(artifact.method)), own, digest)
+        elif artifact.method is None:
             self._model = Classifier(None)
         else:
             adapted = attach(backbone, from_spec(artifact.method))
@@ -86,7 +94,7 @@ class Predictor:
         pool = encode(self.backbone, examples, template=self.artifact.template, marks=marks)
         if features["kind"] == "views":
             lexicon = Lexicon(head["terms"], head["idf"]) if "terms" in head else None
-            views = Views(tuple(features["views"]), marks).compute(self.backbone, pool, lexicon, store)
+            views = Views(tuple(features["views"]), marks, self._prior).compute(self.backbone, pool, lexicon, store)
             pool = Batch({"features": torch.cat(views, -1)}, pool.row_mask)
         elif store is not None and self._model.adapted and self._model.adapted.first_block:
             pool = self._model.prepared(pool, store)  # not for a method beside: all states of all rows are too many

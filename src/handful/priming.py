@@ -44,7 +44,7 @@ class Priming:
         sites = attach(self.found.adapted.backbone, method).sites
         return Prior(
             name=name, backbone=backbone, fingerprint=self.primed.fingerprint, method=method,
-            algorithm=self.found.algorithm, learned=self.start, course=asdict(course), step=self.found.step,
+            algorithm=self.found.algorithm, learned=self.start, course=course.to_dict(), step=self.found.step,
             sites=[{"name": s.name, "role": s.role, "layer": s.layer} for s in sites],
             curve=[asdict(look) for look in self.found.curve], **rest,
         )  # fmt: skip

@@ -18,14 +18,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from handful.algorithms import from_spec as algorithm_from_spec
 from handful.algorithms import to_spec as algorithm_to_spec
+from handful.attach import attach
 from handful.backbone import Backbone
+from handful.checkpoint import digest
 from handful.errors import ArtifactError, MethodError, RequestError
 from handful.folders import damaged, read_manifest, read_tensors, write_folder, write_json, write_tensors
 from handful.meta import APART, Algorithm
 from handful.metatrain import Course, MetaTrained
 from handful.methods import Method, from_spec, to_spec
 from handful.peft_format import from_peft, to_peft
-from handful.types import Params, split_id
+from handful.types import Params, cast_params, split_id
+from handful.views import Tuned
 
 WHAT = "prior"
 
@@ -92,7 +95,7 @@ class Prior:
             algorithm=found.algorithm,
             learned=found.learned,
             sites=[{"name": s.name, "role": s.role, "layer": s.layer} for s in adapted.sites],
-            course=asdict(course),
+            course=course.to_dict(),
             step=found.step,
             curve=[asdict(look) for look in found.curve],
             **rest,
@@ -102,6 +105,16 @@ class Prior:
     def params(self) -> Params:
         """Where the method's parameters start, without what is apart from them."""
         return {site: own for site, own in self.learned.items() if site not in APART}
+
+    @property
+    def digest(self) -> str:
+        return params_digest(to_spec(self.method), self.params)
+
+    def on(self, backbone: Backbone) -> Tuned:
+        """The backbone with the parameters as they start. ArtifactError for other weights."""
+        self.check(backbone)
+        params = cast_params(self.params, device=backbone.device)
+        return Tuned(attach(backbone, self.method), params, self.digest)
 
     def check(self, backbone: Backbone, method: Method | None = None) -> None:
         """ArtifactError unless `backbone` has the weights it was learned on; RequestError for another method."""
@@ -162,6 +175,12 @@ def load_prior(folder: str | os.PathLike[str]) -> Prior:
             learned.setdefault(site, {})[own] = p
     kept = manifest.model_dump(exclude={"schema_version", "kind", "versions", "files", "method", "algorithm"})
     return Prior(**kept, method=method, algorithm=algorithm, learned=learned)
+
+
+def params_digest(method: Mapping[str, Any], params: Params) -> str:
+    """sha256 of a method and of its parameters' names and values."""
+    names = [(site, name) for site, own in params.items() for name in own]
+    return digest([method, names, *(p for own in params.values() for p in own.values())])
 
 
 def opened(given: Prior | str | os.PathLike[str], backbone: Backbone, method: Method | None = None) -> Prior:

@@ -22,10 +22,12 @@ from handful.costs import backbone_flops, head_flops, measured, peak_memory
 from handful.crossval import Plan, Verdict, judge, seeds_of
 from handful.errors import RequestError
 from handful.heads import Rotated, Sets, choices, cross_validate, final_heads
+from handful.methods import to_spec
+from handful.prior import Prior
 from handful.progress import Progress, silent
 from handful.prompts import encode, mark_names, targets
 from handful.types import Task
-from handful.views import LEXICAL, MARKED, Lexicon, Views
+from handful.views import LEXICAL, MARKED, PRIOR_MARKED, Lexicon, Tuned, Views
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,14 @@ def fit_view_heads(
     spec: Spec,
     *,
     recipe: str,
+    prior: Prior | None = None,
     seed: int | Sequence[int] = 0,
     store: FeatureCache | None = None,
     checkpoint: Path | None = None,
     progress: Progress = silent,
 ) -> list[Artifact]:
     """Fits tasks of one kind at once; a task's result does not depend on the others. `seed`, one for all or
-    one for each, decides the folds.
+    one for each, decides the folds. `prior` is what the views "prior" and "prior-marked" are of; an artifact holds it.
 
     `checkpoint` is a folder to keep progress in and to continue from.
     """
@@ -67,11 +70,11 @@ def fit_view_heads(
             f"The tagging task {tasks[0].name} was to be fitted by the recipe {recipe}.",
             "It reads a text as a whole, and has no answer for each word.", "Use the recipe lora, or another method's.",
         )  # fmt: skip
-    seeds = seeds_of(seed, len(tasks))
+    seeds, tuned = seeds_of(seed, len(tasks)), prior.on(backbone) if prior else None
     with measured() as watch:
         inputs = []
         for task in tasks:
-            inputs.append(_Inputs(task, backbone, spec, store))
+            inputs.append(_Inputs(task, backbone, spec, tuned, store))
             progress("reading the backbone", len(inputs) / len(tasks))
         plan = Plan.of(tasks, [targets(task) for task in tasks], spec.num_folds, seed=seeds)
         rotated = [[Rotated.of(own.features(j)) for own in inputs] for j in range(len(spec.sets))]
@@ -101,6 +104,11 @@ def fit_view_heads(
                 backbone,
                 recipe=recipe,
                 features={"kind": "views", "views": list(own.views.names), "marks": list(own.views.marks)},
+                **(
+                    {"method": to_spec(prior.method), "sites": list(prior.sites), "params": prior.params}
+                    if prior
+                    else {}
+                ),
                 head=own.merged(heads, verdict.mixture.weights.tolist()) | own.constants(),
                 temperature=verdict.temperature,
                 estimate=verdict.estimate.to_dict(),
@@ -116,14 +124,16 @@ def fit_view_heads(
 class _Inputs:
     """One task's rows: views, centred and brought to mean square length one, and their weights in each feature set."""
 
-    def __init__(self, task: Task, backbone: Backbone, spec: Spec, store: FeatureCache | None) -> None:
+    def __init__(
+        self, task: Task, backbone: Backbone, spec: Spec, prior: Tuned | None, store: FeatureCache | None
+    ) -> None:
         self.backbone = backbone
         marks = mark_names(task.examples, task.template) if spec.marked else ()
+        names = (MARKED, PRIOR_MARKED) if prior else (MARKED,)
         share = spec.marked if marks else 0.0
-        self.sets = [
-            {n: (1 - share) * w for n, w in own.items()} | ({MARKED: share} if marks else {}) for own in spec.sets
-        ]
-        self.views = Views(tuple(dict.fromkeys(name for own in self.sets for name in own)), marks)
+        at_marks = {name: share / len(names) for name in names} if marks else {}
+        self.sets = [{n: (1 - share) * w for n, w in own.items()} | at_marks for own in spec.sets]
+        self.views = Views(tuple(dict.fromkeys(name for own in self.sets for name in own)), marks, prior)
         self.pool = encode(backbone, task.examples, template=task.template, marks=marks)
         self.lexicon = Lexicon.of(self.pool, backbone) if LEXICAL in self.views.names else None
         raw = self.views.compute(backbone, self.pool, self.lexicon, store)
@@ -159,7 +169,9 @@ class _Inputs:
         """FLOPs of the fit (one pass over the backbone and `steps` head steps) and of a query of mean length."""
         tokens = float(lengths(self.pool).double().mean())
         rows, width = self.scaled[0].shape[0], sum(x.shape[1] for x in self.scaled)
-        forward = backbone_flops(self.backbone, round(tokens))
+        forward = backbone_flops(self.backbone, round(tokens)) * (
+            1 + (self.views.prior.passes if self.views.prior else 0)
+        )
         return {
             "training_flops": forward * rows + steps * head_flops(rows, rows, classes),
             "query_flops": forward + 2 * classes * width,

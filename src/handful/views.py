@@ -6,7 +6,7 @@ tokens and the bag of word pieces still have them. One pass over the backbone gi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,17 +14,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handful.attach import States
+from handful.attach import Adapted, States
 from handful.backbone import Backbone
 from handful.cache import FeatureCache
 from handful.features import frozen
 from handful.forward import hidden_states
 from handful.scoring import pool as pool_states
-from handful.types import Batch
+from handful.types import Batch, Params
 
 LEXICAL = "lexical"
 MARKED = "marked"
 MARKED_DEPTH = 5 / 6
+PRIOR, PRIOR_MARKED = "prior", "prior-marked"
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """The backbone with parameters that were learned over other tasks; `digest` says which."""
+
+    adapted: Adapted
+    params: Params
+    digest: str
+
+    @property
+    def passes(self) -> float:
+        """What its states cost, in forward passes of the backbone."""
+        blocks = self.adapted.backbone.model.config.num_hidden_layers
+        return (blocks - self.adapted.first_block) / blocks
+
+    def states(self, layers: Sequence[Tensor], inputs: Mapping[str, Tensor], rows: Tensor) -> States:
+        """Final states of rows; what lies below all of the parameters is taken from the frozen `layers`."""
+        first = self.adapted.first_block
+        below = {"states": layers[first]} if first and not self.adapted.beside else {}
+        return self.adapted(self.params, Batch({**inputs, **below}, rows))
 
 
 @dataclass(frozen=True)
@@ -36,37 +58,47 @@ class Views:
     "end:d"   the state of the last token that is a word
     "lexical" word pieces and pairs of them that occur in the examples, by sublinear count and inverse frequency
     "marked"  for each of `marks` names the mean state of what stands from `[name]` to `[/name]`
+    "prior", "prior-marked"  the last block's states by `prior`, pooled, and at marks
     """
 
     names: tuple[str, ...]
     marks: tuple[str, ...] = ()
+    prior: Tuned | None = None
 
     def compute(
         self, backbone: Backbone, pool: Batch, lexicon: Lexicon | None = None, store: FeatureCache | None = None
     ) -> list[Tensor]:
         """Each view `[n, D_view]`; each distinct row passes the backbone once."""
         contextual = [name for name in self.names if name != LEXICAL]
-        sizes: list[int] = []
+        prior = self.prior if {PRIOR, PRIOR_MARKED} & set(contextual) else None
 
         def views(batch: Batch) -> Tensor:
-            states = hidden_states(backbone, {n: v for n, v in batch.inputs.items() if n != "marks"})
-            return torch.cat([self._view(name, states, batch, backbone).float() for name in contextual], -1)
+            inputs = {n: v for n, v in batch.inputs.items() if n != "marks"}
+            layers, mask = hidden_states(backbone, inputs)
+            learned = prior.states(layers, inputs, batch.row_mask).hidden if prior else None
+            return torch.cat([self._view(n, (layers, mask), learned, batch, backbone).float() for n in contextual], -1)
 
-        level = f"views:{','.join(contextual)}:{','.join(self.marks)}"
+        level = f"views:{','.join(contextual)}:{','.join(self.marks)}" + (f":{prior.digest}" if prior else "")
         together = frozen(backbone, level, pool, views, store=store)
-        width = together.shape[1] // (len(contextual) + (len(self.marks) - 1 if MARKED in contextual else 0))
-        sizes = [width * (len(self.marks) if name == MARKED else 1) for name in contextual]
+        parts = [len(self.marks) if name in (MARKED, PRIOR_MARKED) else 1 for name in contextual]
+        width = together.shape[1] // sum(parts)
+        sizes = [width * part for part in parts]
         found = dict(zip(contextual, together.split(sizes, dim=1), strict=True))
         if lexicon is not None:
             found[LEXICAL] = lexicon.vectors(pool, backbone).to(together)
         return [found[name] for name in self.names]
 
-    def _view(self, name: str, states: tuple[list[Tensor], Tensor], batch: Batch, backbone: Backbone) -> Tensor:
+    def _view(
+        self, name: str, states: tuple[list[Tensor], Tensor], learned: Tensor | None, batch: Batch, backbone: Backbone
+    ) -> Tensor:
         layers, mask = states
         kind, _, depth = name.partition(":")
-        depth = MARKED_DEPTH if kind == MARKED else float(depth)
-        hidden = layers[round(depth * (len(layers) - 1))]
-        if kind == "pool":
+        if kind in (PRIOR, PRIOR_MARKED):
+            assert learned is not None
+            hidden = learned
+        else:
+            hidden = layers[round((MARKED_DEPTH if kind == MARKED else float(depth)) * (len(layers) - 1))]
+        if kind in ("pool", PRIOR):
             return F.normalize(pool_states(States(hidden, mask), backbone.pooling), dim=-1)
         if kind == "max":
             return hidden.masked_fill(~mask[..., None], float("-inf")).amax(1)

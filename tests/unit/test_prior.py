@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from handful.algorithms import ALGORITHMS, algorithm, from_spec, to_spec
 from handful.artifact import load, save
@@ -16,12 +17,15 @@ from handful.backbone import from_model
 from handful.errors import ArtifactError, RequestError
 from handful.meta import APART
 from handful.metatrain import Course, MetaTrained
-from handful.methods import method
+from handful.methods import OnLayers, method
+from handful.predictor import Predictor
 from handful.prior import Prior, load_prior, opened, save_prior
 from handful.recipes import recipe
+from handful.scoring import pool as pool_states
 from handful.types import Params
+from handful.views import Views
 from tiny import TINY
-from tinytext import random_params, small, tiny_task, tiny_text, tokenizer
+from tinytext import random_params, small, tiny_task, tiny_text, token_pool, tokenizer
 
 
 def made(said: str = "meta-adapters:steps=2", name: str = "lora") -> Prior:
@@ -108,3 +112,33 @@ def test_damage_is_found(tmp_path: Path) -> None:
         load_prior(folder)
     with pytest.raises(ArtifactError, match="holds no prior"):
         save_prior(made(), tmp_path)
+
+
+def test_the_default_recipe_reads_the_prior_beside_the_backbone(tmp_path: Path) -> None:
+    backbone, task, prior = tiny_text(), tiny_task(3, rows=8), made()
+    folder = save_prior(prior, tmp_path / "prior")
+    (fitted,) = recipe("default", prior=folder)([task], backbone, seed=0)
+    (without,) = recipe("default")([task], backbone, seed=0)
+    assert "prior" in fitted.features["views"]
+    assert "prior" not in without.features["views"]
+    assert fitted.cost["query_flops"] > 1.5 * without.cost["query_flops"]
+    back = load(save(fitted, tmp_path / "task"))  # holds the prior: its folder may go
+    folder.rename(tmp_path / "elsewhere")
+    asked = tiny_task(3, rows=5, seed=9).examples
+    before, after = (Predictor(own, backbone).scores(asked).logits for own in (fitted, back))
+    assert torch.equal(before, after)
+    assert not torch.allclose(before, Predictor(without, backbone).scores(asked).logits, atol=1e-3)
+
+
+def test_views_of_a_prior_are_what_its_backbone_says() -> None:
+    backbone, pool = tiny_text(), token_pool([5, 9, 3])
+    for prior in (made(), made(name="ladder"), replace(made(), method=OnLayers(method=small("lora"), start=1))):
+        tuned = prior.on(backbone)
+        if prior.method != made().method and isinstance(prior.method, OnLayers):
+            tuned = replace(tuned, params={s.name: prior.params[s.name] for s in tuned.adapted.sites})
+        (found,) = Views(("prior",), (), tuned).compute(backbone, pool)
+        with torch.no_grad():
+            states = tuned.adapted(tuned.params, pool)
+        torch.testing.assert_close(
+            found, F.normalize(pool_states(states, backbone.pooling), dim=-1), rtol=1e-5, atol=1e-6
+        )

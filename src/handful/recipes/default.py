@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from handful.artifact import Artifact
 from handful.backbone import Backbone
+from handful.prior import Prior, opened
 from handful.recipes import recipe
 from handful.types import Task
 from handful.viewheads import Spec, fit_view_heads
@@ -29,11 +32,26 @@ TAGGING = "lora"
 """The recipe of tagging tasks: frozen views are of whole texts."""
 
 
-def default(tasks: Sequence[Task], backbone: Backbone, **options: Any) -> list[Artifact]:
+WITH_PRIOR = replace(
+    SPEC,
+    sets=(
+        {"prior": 0.40, "pool:1": 0.25, "pool:0.667": 0.10, "lexical": 0.15, "max:1": 0.05, "end:0.5": 0.05},
+        {"prior": 0.80, "lexical": 0.20},
+        *SPEC.sets[1:],
+    ),
+)
+"""With a prior: sets that read it, and sets that do not for tasks unlike those it learned from. Not tuned yet."""
+
+
+def default(
+    tasks: Sequence[Task], backbone: Backbone, *, prior: Prior | str | Path | None = None, **options: Any
+) -> list[Artifact]:
     """`viewheads.fit_view_heads` on the views of `SPEC`: one forward pass a row, then small products.
 
+    With a `prior`, what the backbone says with it is one more view, which cross-validation weighs for each task.
     Tagging tasks are tuned as the recipe `TAGGING` does.
     """
     if tasks[0].kind == "tagging":
-        return recipe(TAGGING)(tasks, backbone, **options)
-    return fit_view_heads(tasks, backbone, SPEC, recipe="default", **options)
+        return recipe(TAGGING)(tasks, backbone, prior=prior, **options)
+    known = opened(prior, backbone) if prior is not None else None
+    return fit_view_heads(tasks, backbone, WITH_PRIOR if known else SPEC, recipe="default", prior=known, **options)
