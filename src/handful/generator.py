@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from handful.attach import Adapted
 from handful.inner import Model
 from handful.noise import Noise
 from handful.scoring import mask_classes, prototypes
@@ -28,6 +29,13 @@ class Generated:
 
     model: Model
     weights: Mapping[str, Tensor]
+
+    @property
+    def adapted(self) -> Adapted | None:
+        return getattr(self.model, "adapted", None)
+
+    def __call__(self, params: Params, batch: Batch, noise: Noise | None = None) -> Tensor:
+        return self.read(params["head"], self.features(params, batch, noise), batch)
 
     def features(self, params: Params, batch: Batch, noise: Noise | None = None, second_order: bool = False) -> Tensor:
         """`[T?, B, 2 W + 1]`."""

@@ -119,6 +119,7 @@ def trajectory(
     sites: Mapping[str, Site] | None = None,
     second_order: bool = False,
     seen: Tensor | None = None,
+    factors: Sequence[float] | None = None,
 ) -> Iterator[Params]:
     """The stacked params `[T, ...]` before the first step and after each one.
 
@@ -127,7 +128,7 @@ def trajectory(
     as constants, each step's graph is freed before the next, and memory does not grow with the steps, but what the
     steps added up still leads back to the first params, the head's start and the rates. `seen` are the support's
     features at `params`, where they are known: then the first step needs no forward pass, and none does if the head
-    alone is adapted.
+    alone is adapted. `factors` multiply the rates of each step.
     """
     names = inner.adapts(params)
     if second_order:
@@ -140,7 +141,7 @@ def trajectory(
             continue
         with torch.enable_grad():
             known = seen if step == 0 or head_only else None
-            at = params if second_order else _leaves(params, keep=known is not None and not head_only)
+            at = params if second_order else _leaves(params, names, keep=known is not None and not head_only)
             if known is not None and head_only and not second_order:
                 known = known.detach()
             x = model.features(at, support, second_order=second_order) if known is None else known
@@ -150,7 +151,10 @@ def trajectory(
                 create_graph=second_order, retain_graph=second_order or known is seen, materialize_grads=True,
                 allow_unused=True,
             )  # fmt: skip
-        params = _stepped(params, names, _clipped(grads, inner.clip), inner, rates or {}, sites or {}, step)
+        grads = _clipped(grads, inner.clip)
+        if factors is not None:
+            grads = [factors[step] * grad for grad in grads]
+        params = _stepped(params, names, grads, inner, rates or {}, sites or {}, step)
         yield params
 
 
@@ -165,11 +169,13 @@ def adapt(
     sites: Mapping[str, Site] | None = None,
     second_order: bool = False,
     seen: Tensor | None = None,
+    factors: Sequence[float] | None = None,
 ) -> Params:
     """The params after the last step of `trajectory`."""
     steps = trajectory(
-        model, params, support, loss, inner, rates=rates, sites=sites, second_order=second_order, seen=seen
-    )
+        model, params, support, loss, inner, rates=rates, sites=sites, second_order=second_order, seen=seen,
+        factors=factors,
+    )  # fmt: skip
     return deque(steps, maxlen=1).pop()
 
 
@@ -183,11 +189,12 @@ def tracked(params: Params, names: Sequence[Name]) -> Params:
     }
 
 
-def _leaves(params: Params, keep: bool) -> Params:
+def _leaves(params: Params, names: Sequence[Name], keep: bool) -> Params:
     """Copies to take a first-order gradient at; with `keep` of the head alone, as the rest is in a graph already."""
+    chosen = set(names)
     return {
         site: {
-            name: p if (keep and site != "head") or not p.is_floating_point() else p.detach().requires_grad_()
+            name: p if keep and site != "head" else p.detach().requires_grad_((site, name) in chosen)
             for name, p in own.items()
         }
         for site, own in params.items()

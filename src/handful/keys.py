@@ -12,6 +12,7 @@ from pathlib import Path
 
 from handful.backbone import aliases
 from handful.errors import BackboneError
+from handful.folders import MANIFEST
 from handful.notes import remembered
 from handful.pools import digest_of
 from handful.recipes import home, parse, written
@@ -51,7 +52,9 @@ def recipe_digest(said: str) -> str:
     assert families.submodule_search_locations
     tables = [f"handful.families.{path.stem}" for path in Path(families.submodule_search_locations[0]).glob("*.py")]
     sources = {module: _source(module) for module in closure([*starts, *tables])}
-    return digest_of(written(name, options), sorted(sources.items()))
+    held = [Path(value) / MANIFEST for value in options.values() if isinstance(value, str)]
+    kept = [_file_digest(file) for file in held if file.is_file()]  # a prior, wherever it lies
+    return digest_of(written(name, options), sorted(sources.items()), *kept)
 
 
 def closure(modules: Iterable[str]) -> set[str]:

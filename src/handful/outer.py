@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from handful.backbone import Backbone
 from handful.batches import TOKEN_BUDGET, Rows, concatenate, lengths, stack
-from handful.inner import Model, chosen, task_losses
+from handful.inner import Model, adapt, chosen, task_losses
 from handful.losses import Loss, weights
-from handful.meta import Algorithm, Question, answers
+from handful.meta import Algorithm, Question, answers, started
 from handful.prompts import encode, tag_targets, targets
 from handful.types import Batch, Episode, Params, Site
 
@@ -76,6 +77,45 @@ def ask(
         losses[tasks] = task_losses(loss, scores, asked.query).cpu().double()
         right[tasks] = _right(scores, asked.query).cpu().double()
     return losses, right
+
+
+def adapted_params(
+    algorithm: Algorithm,
+    model: Model,
+    learned: Params,
+    rows: Rows,
+    loss: Loss,
+    *,
+    sites: Mapping[str, Site],
+    steps: int,
+    budget: int = TOKEN_BUDGET,
+) -> Params:
+    """What T tasks come to from `learned` in `steps` inner steps on all of their rows, stacked `[T, ...]`.
+
+    More steps than meta-training took rise for a tenth of them and then fall, as the released code of LEOPARD's
+    authors adapts; fewer or as many take the rates as they are.
+    """
+    inner = replace(algorithm.inner, steps=steps)
+    factors = _warm_and_fall(steps) if steps > algorithm.inner.steps else None
+    parts: list[tuple[Tensor, Params]] = []
+    for tasks in _groups(rows, rows, budget):
+        batch = _all_rows(rows, tasks)
+        with torch.no_grad():
+            params, _ = started(model, learned, batch, algorithm.head, inner, second_order=False)
+            after = adapt(
+                model, params, batch, loss, inner, rates=learned.get("rates"), sites=sites, factors=factors
+            )  # fmt: skip
+        parts.append((tasks, after))
+    order = torch.cat([tasks for tasks, _ in parts]).argsort()
+    return {
+        site: {name: torch.cat([after[site][name].detach() for _, after in parts])[order] for name in own}
+        for site, own in parts[0][1].items()
+    }
+
+
+def _warm_and_fall(steps: int) -> list[float]:
+    rising = 0.1 * steps
+    return [(j + 1) / (rising + 1) if j < rising else (steps - j) / (steps - rising) for j in range(steps)]
 
 
 def encode_episodes(backbone: Backbone, episodes: Sequence[Episode]) -> tuple[Rows, Rows]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from handful.attach import attach
 from handful.errors import DataError
 from handful.fit import predict
+from handful.generator import Generated
 from handful.methods import from_spec
 from handful.prior import params_digest
 from handful.prompts import encode
@@ -39,18 +40,18 @@ class Predictor:
             site: {name: p.to(backbone.device) for name, p in own.items()} for site, own in self._params.items()
         }
         self._prior: Tuned | None = None
-        if artifact.features["kind"] == "views":
-            self._model = Classifier(None)
-            if artifact.method is not None:
-                own = {site: p for site, p in self._params.items() if site != "head"}
-                digest = params_digest(artifact.method, artifact.params)
-                self._prior = Tuned(attach(backbone, from_spec(artifact.method)), own, digest)
-        elif artifact.method is None:
-            self._model = Classifier(None)
-        else:
+        self._reader = Classifier(None)
+        if artifact.method is not None:
             adapted = attach(backbone, from_spec(artifact.method))
-            kind = Tagger if artifact.kind == "tagging" else Classifier
-            self._model = kind(adapted, artifact.features["pooling"], artifact.features["scale"])
+            if artifact.features["kind"] == "views":
+                own = {site: p for site, p in self._params.items() if site != "head"}
+                self._prior = Tuned(adapted, own, params_digest(artifact.method, artifact.params))
+            else:
+                kind = Tagger if artifact.kind == "tagging" else Classifier
+                self._reader = kind(adapted, artifact.features["pooling"], artifact.features["scale"])
+        made = {n.removeprefix("generator."): p for n, p in artifact.head.items() if n.startswith("generator.")}
+        made = {name: p.to(backbone.device) for name, p in made.items()}
+        self._model = Generated(self._reader, made) if made else self._reader
 
     def scores(self, examples: Sequence[Example], store: FeatureCache | None = None) -> Scores:
         """Logits `[n, C]` in the order of the artifact's labels, already divided by its temperature.
@@ -96,7 +97,7 @@ class Predictor:
             lexicon = Lexicon(head["terms"], head["idf"]) if "terms" in head else None
             views = Views(tuple(features["views"]), marks, self._prior).compute(self.backbone, pool, lexicon, store)
             pool = Batch({"features": torch.cat(views, -1)}, pool.row_mask)
-        elif store is not None and self._model.adapted and self._model.adapted.first_block:
-            pool = self._model.prepared(pool, store)  # not for a method beside: all states of all rows are too many
+        elif store is not None and self._reader.adapted and self._reader.adapted.first_block:
+            pool = self._reader.prepared(pool, store)  # not for a method beside: all states of all rows are too many
         logits = predict(self._model, self._params, pool)
         return word_scores(logits, pool.inputs["word"], longest) if "word" in pool.inputs else logits

@@ -10,19 +10,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from handful import generator
 from handful.algorithms import ALGORITHMS, algorithm, from_spec, to_spec
 from handful.artifact import load, save
 from handful.attach import attach
 from handful.backbone import from_model
 from handful.errors import ArtifactError, RequestError
-from handful.meta import APART
-from handful.metatrain import Course, MetaTrained
+from handful.keys import recipe_digest
+from handful.losses import cross_entropy
+from handful.meta import APART, Question, answers
+from handful.metatrain import Course, MetaTrained, reader
 from handful.methods import OnLayers, method
+from handful.outer import encode_episodes
 from handful.predictor import Predictor
 from handful.prior import Prior, load_prior, opened, save_prior
 from handful.recipes import recipe
 from handful.scoring import pool as pool_states
-from handful.types import Params
+from handful.types import Episode, Params
 from handful.views import Views
 from tiny import TINY
 from tinytext import random_params, small, tiny_task, tiny_text, token_pool, tokenizer
@@ -142,3 +146,64 @@ def test_views_of_a_prior_are_what_its_backbone_says() -> None:
         torch.testing.assert_close(
             found, F.normalize(pool_states(states, backbone.pooling), dim=-1), rtol=1e-5, atol=1e-6
         )
+
+
+def meta_trained(said: str, name: str = "lora", width: int | None = None) -> Prior:
+    """A prior with everything that its algorithm learns, of the right shapes, at random."""
+    adapted, value = attach(tiny_text(), small(name)), algorithm(said)
+    learned: Params = random_params(adapted.init(0))
+    if value.head == "generated":
+        learned["generator"] = generator.init(32, width or 6, seed=2)
+    if rates := value.inner.init_rates(learned, {site.name: site for site in adapted.sites}):
+        learned["rates"] = {key: rate * (1 + 0.1 * i) for i, (key, rate) in enumerate(rates.items())}
+    return Prior.of(MetaTrained(adapted, value, learned, [1.0], [], 1), "made", Course(steps=1))
+
+
+@pytest.mark.parametrize("said", ["protonet", "protomaml:steps=2", "fomaml:steps=3", "maml++:steps=2", "leopard:steps=2", "meta-adapters:steps=2"])  # fmt: skip  # noqa: E501
+def test_adapting_takes_the_steps_of_meta_training(said: str, tmp_path: Path) -> None:
+    """The same params, head and scores as `meta.answers` gives for an episode of the same rows."""
+    prior = meta_trained(said, "meta_adapter" if "adapters" in said else "lora")
+    backbone, task, query = tiny_text(), tiny_task(3, rows=4), tiny_task(3, rows=3, seed=5)
+    (fitted,) = recipe("adapt:num_folds=0", prior=prior)([task], backbone, seed=0)
+    adapted = attach(backbone, prior.method)
+    support, asked = encode_episodes(backbone, [Episode(task, query)])
+    one = torch.tensor([0])
+    batches = [rows.take(one, torch.arange(rows.index.shape[1])[None]) for rows in (support, asked)]
+    sites = {site.name: site for site in adapted.sites}
+    expected = answers(prior.algorithm, reader(adapted, prior.algorithm), prior.learned, Question(*batches), cross_entropy, sites)[0]  # fmt: skip  # noqa: E501
+    found = Predictor(fitted, backbone).scores(query.examples).logits * fitted.temperature
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    again = Predictor(load(save(fitted, tmp_path / "task")), backbone).scores(query.examples).logits
+    assert torch.equal(again * fitted.temperature, found)
+
+
+def test_adapting_estimates_by_folds_and_serves_several_tasks() -> None:
+    prior, backbone = meta_trained("leopard:steps=2"), tiny_text()
+    tasks = [tiny_task(3, rows=6), tiny_task(2, rows=5, seed=4)]
+    together = recipe("adapt", prior=prior)(tasks, backbone, seed=0)
+    for task, fitted in zip(tasks, together, strict=True):
+        (alone,) = recipe("adapt", prior=prior)([task], backbone, seed=0)
+        assert fitted.estimate is not None
+        assert alone.estimate is not None
+        assert fitted.estimate["accuracy"] == alone.estimate["accuracy"]
+        assert fitted.estimate["log_loss"] == pytest.approx(alone.estimate["log_loss"], rel=1e-4)
+        torch.testing.assert_close(fitted.head["weight"], alone.head["weight"], rtol=1e-4, atol=1e-5)
+    (more,) = recipe("adapt:steps=9:num_folds=0", prior=prior)(tasks[:1], backbone, seed=0)
+    assert not torch.allclose(more.head["weight"], together[0].head["weight"], atol=1e-4)
+
+
+def test_adapting_needs_a_prior_and_its_number_of_classes() -> None:
+    with pytest.raises(RequestError, match="No prior was given"):
+        recipe("adapt")([tiny_task(2)], tiny_text(), seed=0)
+    prior = meta_trained("fomaml:head=learned")
+    prior.learned["head"] = {"weight": torch.zeros(4, 32), "bias": torch.zeros(4)}
+    with pytest.raises(RequestError, match="It has 2 classes, and the head that was learned has 4"):
+        recipe("adapt", prior=prior)([tiny_task(2)], tiny_text(), seed=0)
+
+
+def test_a_comparison_tells_priors_of_one_name_apart(tmp_path: Path) -> None:
+    folder = save_prior(made(), tmp_path / "prior")
+    before = recipe_digest.__wrapped__(f"lora:prior={folder}")
+    assert before == recipe_digest.__wrapped__(f"lora:prior={folder}")
+    save_prior(replace(made(), seed=4), folder)
+    assert before != recipe_digest.__wrapped__(f"lora:prior={folder}")

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from handful.artifact import Artifact
 from handful.attach import attach
 from handful.backbone import Backbone
-from handful.batches import TOKEN_BUDGET, Rows, concatenate, lengths
+from handful.batches import TOKEN_BUDGET, Rows
 from handful.cache import FeatureCache
 from handful.checkpoint import digest
-from handful.costs import count_flops, measured, peak_memory
-from handful.crossval import FINAL, Member, Plan, judge, seeds_of
-from handful.estimate import Estimate
+from handful.costs import measured, peak_memory
+from handful.crossval import FINAL, Member, Plan, seeds_of
 from handful.fit import Schedule, evaluate
+from handful.folded import encode_tasks, judged, tuning_cost
 from handful.losses import LOSSES
 from handful.methods import to_spec
 from handful.methods.base import Method
@@ -28,10 +26,8 @@ from handful.methods.lora import LoRA
 from handful.methods.variants import OnLayers
 from handful.prior import Prior, opened
 from handful.progress import Progress, silent
-from handful.prompts import encode, tag_targets, targets
-from handful.scoring import SCALE, Classifier, Tagger, word_scores
+from handful.scoring import SCALE, Classifier, Tagger
 from handful.stages import train
-from handful.tagestimate import estimate_tags, tag_temperature
 from handful.types import Batch, Params, Task, cast_params, stack_params, task_params
 
 RATES = {
@@ -81,9 +77,8 @@ def tune(
         adapted = attach(backbone, method)
         tagging = tasks[0].kind == "tagging"
         model = (Tagger if tagging else Classifier)(adapted, backbone.pooling, SCALE)
-        parts = [encode(backbone, task.examples, template=task.template) for task in tasks]
-        rows = Batch(concatenate([part.inputs for part in parts]), torch.cat([part.row_mask for part in parts]))
-        plan = Plan.of(tasks, _labels(tasks, rows), num_folds, seed=seeds)
+        rows, labels = encode_tasks(tasks, backbone)
+        plan = Plan.of(tasks, labels, num_folds, seed=seeds)
         members = plan.members()
         learned = cast_params(known.params, device=backbone.device) if known else {}
         starts = {own: _from(adapted.init(own), learned) for own in dict.fromkeys(seeds)}
@@ -106,8 +101,7 @@ def tune(
         scores = evaluate(model, _some(trained.params, folds), held_out) if held_out else none
     artifacts = []
     for t, task in enumerate(tasks):
-        found = plan.gather(asked, scores, t)
-        heat, said = _judged_tags(plan, t, found, rows, seeds[t]) if tagging else _judged(plan, t, found, seeds[t])
+        heat, said = judged(plan, t, plan.gather(asked, scores, t), rows, seed=seeds[t])
         member = members.index((t, FINAL))
         final = task_params(trained.params, member)
         head = {name: p[: len(task.labels)] for name, p in final.pop("head").items()}
@@ -124,37 +118,15 @@ def tune(
                 head=head,
                 temperature=heat,
                 estimate=said.to_dict(),
-                cost=_cost(model, final | {"head": head}, pool, plan.offsets[t], len(task.examples), batch_size, steps)
+                cost=tuning_cost(
+                    model, final | {"head": head}, pool, plan.offsets[t], len(task.examples), batch_size, steps
+                )
                 | {"seconds": round(watch.seconds / len(tasks), 3), "peak_memory_bytes": peak_memory(backbone.device)},
                 seed=seeds[t],
                 notes=tuple(notes),
             )
         )
     return artifacts
-
-
-def _labels(tasks: Sequence[Task], rows: Batch) -> list[Tensor]:
-    """Each task's labels, by the tokens of its part of the encoded rows where it is a tagging task."""
-    if "word" not in rows.inputs:
-        return [targets(task) for task in tasks]
-    words = rows.inputs["word"].split([len(task.examples) for task in tasks])
-    return [tag_targets(task, own).cpu() for task, own in zip(tasks, words, strict=True)]
-
-
-def _judged(plan: Plan, t: int, scores: np.ndarray, seed: int) -> tuple[float, Estimate]:
-    """Temperature and estimate of a task from its out-of-fold scores `[n, C]`."""
-    verdict = judge(plan, t, scores[None, None], [], seed=seed)
-    return verdict.temperature, verdict.estimate
-
-
-def _judged_tags(plan: Plan, t: int, scores: np.ndarray, rows: Batch, seed: int) -> tuple[float, Estimate]:
-    """The same from out-of-fold scores of tokens `[n, S, C]`, read word by word."""
-    task, held = plan.tasks[t], plan.fold_of_row(t) >= 0
-    truth = [example.label or () for example in task.examples]
-    word = rows.inputs["word"][plan.offsets[t] :][: len(truth)].cpu()
-    words = word_scores(torch.from_numpy(scores), word, max(map(len, truth))).numpy()
-    heat = tag_temperature(words[held], [truth[i] for i in np.flatnonzero(held)], task.labels)
-    return heat, estimate_tags(words, truth, task.labels, held, len(plan.folds[t]), seed=seed)
 
 
 def _from(fresh: Params, learned: Params) -> Params:
@@ -176,37 +148,6 @@ def _prototypes(model: Classifier, params: Params, rows: Rows) -> dict[str, Tens
     features = evaluate(model.features, params, rows, budget=TOKEN_BUDGET)
     batch = Batch({}, rows.index >= 0, rows.labels)
     return model.prototypes(features, batch, rows.class_mask.shape[1])
-
-
-def _cost(
-    model: Classifier, params: Params, pool: Batch, start: int, rows: int, batch_size: int, steps: int
-) -> dict[str, Any]:
-    """FLOPs of a query of mean length and, from one step on rows of that length, of the final model's training."""
-    tokens = max(1, round(float(lengths(pool)[start : start + rows].double().mean())))
-    ids = torch.zeros(1, tokens, dtype=torch.long, device=pool.row_mask.device)
-    row = Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.ones(1, dtype=torch.bool))
-    assert model.adapted is not None
-    rate = model.adapted.method.rate
-    tree = {
-        site: {
-            n: p.clone().requires_grad_(p.is_floating_point() and (site == "head" or rate(n) > 0))
-            for n, p in own.items()
-        }
-        for site, own in params.items()
-    }
-    leaves = [p for own in tree.values() for p in own.values() if p.requires_grad]
-    query = count_flops(lambda: model(params, row))
-    step = count_flops(lambda: torch.autograd.grad(model(tree, row).sum(), leaves, allow_unused=True))
-    head = sum(p.numel() for p in params["head"].values())
-    trained = sum(leaf.numel() for leaf in leaves)
-    return {
-        "training_flops": step * min(batch_size, rows) * steps,
-        "query_flops": query,
-        "query_tokens": tokens,
-        "trained_parameters": trained,
-        "method_parameters": trained - head,
-        "backbone_parameters": model.adapted.backbone.num_parameters,
-    }
 
 
 def _some(params: Params, members: Sequence[int]) -> Params:

@@ -1,0 +1,97 @@
+"""Tasks that are tuned with their folds: encoded together, judged by what the folds' models say, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from handful.attach import Adapted
+from handful.backbone import Backbone
+from handful.batches import concatenate, lengths
+from handful.costs import count_flops
+from handful.crossval import Plan, judge
+from handful.estimate import Estimate
+from handful.noise import Noise
+from handful.prompts import encode, tag_targets, targets
+from handful.scoring import word_scores
+from handful.tagestimate import estimate_tags, tag_temperature
+from handful.types import Batch, Params, Task
+
+
+class Scorer(Protocol):
+    """A model of params with a head, on a backbone with a method."""
+
+    @property
+    def adapted(self) -> Adapted | None: ...
+    def __call__(self, params: Params, batch: Batch, noise: Noise | None = None) -> Tensor: ...
+
+
+def encode_tasks(tasks: Sequence[Task], backbone: Backbone) -> tuple[Batch, list[Tensor]]:
+    """The rows of all tasks, one after the other, and each task's labels."""
+    parts = [encode(backbone, task.examples, template=task.template) for task in tasks]
+    rows = Batch(concatenate([part.inputs for part in parts]), torch.cat([part.row_mask for part in parts]))
+    return rows, _labels(tasks, rows)
+
+
+def judged(plan: Plan, t: int, scores: np.ndarray, rows: Batch, *, seed: int) -> tuple[float, Estimate]:
+    """Temperature and estimate of a task from its out-of-fold scores `[n, C]`, or of tokens `[n, S, C]`."""
+    if plan.tasks[t].kind == "tagging":
+        return _judged_tags(plan, t, scores, rows, seed)
+    verdict = judge(plan, t, scores[None, None], [], seed=seed)
+    return verdict.temperature, verdict.estimate
+
+
+def _judged_tags(plan: Plan, t: int, scores: np.ndarray, rows: Batch, seed: int) -> tuple[float, Estimate]:
+    """The same from scores of tokens, read word by word."""
+    task, held = plan.tasks[t], plan.fold_of_row(t) >= 0
+    truth = [example.label or () for example in task.examples]
+    word = rows.inputs["word"][plan.offsets[t] :][: len(truth)].cpu()
+    words = word_scores(torch.from_numpy(scores), word, max(map(len, truth))).numpy()
+    heat = tag_temperature(words[held], [truth[i] for i in np.flatnonzero(held)], task.labels)
+    return heat, estimate_tags(words, truth, task.labels, held, len(plan.folds[t]), seed=seed)
+
+
+def tuning_cost(
+    model: Scorer, params: Params, pool: Batch, start: int, rows: int, batch_size: int, steps: int
+) -> dict[str, Any]:
+    """FLOPs of a query of mean length and, from one step on rows of that length, of the final model's training.
+
+    Of a task whose `rows` begin at `start` in `pool`, trained for `steps` with at most `batch_size` rows each.
+    """
+    tokens = max(1, round(float(lengths(pool)[start : start + rows].double().mean())))
+    ids = torch.zeros(1, tokens, dtype=torch.long, device=pool.row_mask.device)
+    row = Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.ones(1, dtype=torch.bool))
+    assert model.adapted is not None
+    rate = model.adapted.method.rate
+    tree = {
+        site: {
+            n: p.clone().requires_grad_(p.is_floating_point() and (site == "head" or rate(n) > 0))
+            for n, p in own.items()
+        }
+        for site, own in params.items()
+    }
+    leaves = [p for own in tree.values() for p in own.values() if p.requires_grad]
+    query = count_flops(lambda: model(params, row))
+    step = count_flops(lambda: torch.autograd.grad(model(tree, row).sum(), leaves, allow_unused=True))
+    head = sum(p.numel() for p in params["head"].values())
+    trained = sum(leaf.numel() for leaf in leaves)
+    return {
+        "training_flops": step * min(batch_size, rows) * steps,
+        "query_flops": query,
+        "query_tokens": tokens,
+        "trained_parameters": trained,
+        "method_parameters": trained - head,
+        "backbone_parameters": model.adapted.backbone.num_parameters,
+    }
+
+
+def _labels(tasks: Sequence[Task], rows: Batch) -> list[Tensor]:
+    """Each task's labels, by the tokens of its part of the encoded rows where it is a tagging task."""
+    if "word" not in rows.inputs:
+        return [targets(task) for task in tasks]
+    words = rows.inputs["word"].split([len(task.examples) for task in tasks])
+    return [tag_targets(task, own).cpu() for task, own in zip(tasks, words, strict=True)]
