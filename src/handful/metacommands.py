@@ -80,7 +80,8 @@ def _begin(out: Path, what: str, resume: bool, asked: dict[str, Any]) -> Path:
     """Where progress is kept; before anything is read, what was asked for is looked at."""
     quiet_libraries()
     check_target(out, what)
-    algorithm_named(asked["algorithm"])
+    if asked["algorithm"] != metalearn.MULTITASK:
+        algorithm_named(asked["algorithm"])
     method_said(asked["method"])
     folder = out.with_name(f".{out.name}.progress")
     if not resume:

@@ -11,24 +11,28 @@ from typing import Any
 import torch
 
 from handful.algorithms import algorithm as algorithm_named
+from handful.attach import attach
 from handful.backbone import Backbone, shared
 from handful.counting import method_said
 from handful.errors import HandfulWarning, RequestError
 from handful.holdouts import hold_out, overlap
 from handful.meta import Algorithm
 from handful.metasources import read_sources
-from handful.metatasks import Mixture, Source
+from handful.metatasks import Mixture, Source, Supervised
 from handful.metatrain import Course, learn
-from handful.methods import Method
+from handful.methods import Method, OverTasks
 from handful.noise import mix
 from handful.pools import Pool, find_pools
 from handful.priming import Priming
 from handful.priming import prime as prime_on
 from handful.prior import Prior, opened
 from handful.progress import Progress, silent
+from handful.recipes.tune import tune
 from handful.suites import is_suite, suite
 from handful.types import Episode, Task
 
+MULTITASK = "multitask"
+"""In place of an algorithm: multi-task training of the same parameters, to compare with."""
 LOOKED_AT = 64
 """Episodes of a look at the validation tasks."""
 
@@ -58,6 +62,7 @@ def meta_train(
     validation  share of the classes to hold out, or episodes; the parameters of the best look at them are kept
     held_out    files or suites that will be measured on: DataError for rows that are in both, unless `force`
     start       a prior to go on from
+    algorithm   by name, or "multitask": multi-task training of the same parameters, the arm to compare with
     checkpoint  a file to continue from, and to keep progress in
 
     Raises RequestError and DataError for tasks that cannot be had, RunError where the outer loop diverges.
@@ -68,6 +73,8 @@ def meta_train(
     before = opened(start, frozen, known) if start is not None else None
     source, episodes = _prepared(tasks, frozen, validation, held_out, force, data, seed)
     began = time.monotonic()
+    if algorithm == MULTITASK:
+        return _multitask(source, frozen, known, course, seed=seed, name=name, command=command, progress=progress)
     found = learn(
         source, frozen, known, _algorithm(algorithm), course, validation=episodes, seed=seed,
         start=before.learned if before else None, checkpoint=checkpoint, progress=progress,
@@ -77,6 +84,29 @@ def meta_train(
         "threads": torch.get_num_threads(),
     }  # fmt: skip
     return Prior.of(found, name, course, seed=seed, command=command, data=told(source), cost=cost)
+
+
+def _multitask(
+    source: Source, backbone: Backbone, method: Method, course: Course, *, seed: int, progress: Progress, **rest: Any
+) -> Prior:
+    """The control arm: the same parameters held in common by all tasks, a head for each, and no episodes."""
+    parts = source.sources if isinstance(source, Mixture) else [source]
+    tasks = [part.task for part in parts if isinstance(part, Supervised)]
+    if len(tasks) < len(parts):
+        raise RequestError(
+            "Multi-task training was asked for.", "Some of the sources are no labelled sets as they are.",
+            "Give labelled sets alone, without grouped= and cloze:.",
+        )  # fmt: skip
+    adapted = attach(backbone, method)
+    fitted = tune(
+        tasks, backbone, method=OverTasks(method=method), steps=course.steps, lr=course.lr, num_folds=0,
+        together=True, seed=seed, progress=progress,
+    )  # fmt: skip
+    return Prior(
+        backbone=backbone.id, fingerprint=backbone.fingerprint, method=method, learned=fitted[0].params,
+        algorithm=algorithm_named("protonet"), data=told(source), course=course.to_dict(), seed=seed, step=course.steps,
+        sites=[{"name": s.name, "role": s.role, "layer": s.layer} for s in adapted.sites], **rest,
+    )  # fmt: skip
 
 
 def prime(

@@ -20,9 +20,11 @@ from safetensors.torch import load_file, save_file
 
 from handful import distributed
 from handful.algorithms import ALGORITHMS, algorithm
+from handful.attach import attach
 from handful.checkpoint import digest
 from handful.errors import RequestError, RunError
-from handful.metatasks import Sentences, Source, Supervised
+from handful.metalearn import meta_train
+from handful.metatasks import Grouped, Mixture, Sentences, Source, Supervised
 from handful.metatrain import Course, MetaTrained, learn
 from handful.methods import method
 from handful.types import Episode, Example, Params, Task
@@ -204,6 +206,19 @@ def test_learned_heads_need_tasks_of_one_size() -> None:
     found = trained("fomaml:head=learned", source=same)
     assert found.learned["head"]["weight"].shape == (3, 32)
     assert bool(found.learned["head"]["weight"].any())
+
+
+def test_the_control_arm_trains_the_same_parameters_without_episodes() -> None:
+    source = Mixture([Supervised(many_classes(0, 4), ways=2), Supervised(many_classes(4, 9), ways=2)])
+    found = meta_train(
+        source, backbone=tiny_text(), method="lora:rank=2", algorithm="multitask", course=Course(steps=5), validation=0
+    )
+    first = attach(tiny_text(), method("lora", rank=2)).init(0)
+    assert {s: set(own) for s, own in found.params.items()} == {s: set(own) for s, own in first.items()}
+    assert any(not torch.equal(p, first[s][n]) for s, own in found.params.items() for n, p in own.items())
+    assert [own["name"] for own in found.data] == ["words", "words"]
+    with pytest.raises(RequestError, match="no labelled sets as they are"):
+        meta_train(Grouped(many_classes(), groups=2), backbone=tiny_text(), algorithm="multitask", validation=0)
 
 
 def test_algorithms_are_called_by_name() -> None:
