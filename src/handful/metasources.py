@@ -5,6 +5,8 @@
     data.csv:grouped=true:ways=2-4:members=2-4              other labelings: each way is a union of so many classes
     data.csv:domains=domains.json                           a task for each domain, `{"domain": ["class", ...]}`
     data.csv:text=body:label=topic:template=...             columns, as `handful fit` has them
+    tags.conll:shots=16:query=16                            tagged sentences (`metatasks.Sentences`)
+    tags.conll:phrases=pair  slots.jsonl:phrases=marked     their entities, or spans, to be typed (`phrases.py`)
     cloze:text.txt  cloze:dev/banking77                     hidden words (`cloze.py`), of the texts of a task too
     cloze:text.txt:share=0.5:common=0.05                    half of all episodes
 
@@ -26,14 +28,16 @@ from handful.errors import DataError, HandfulWarning, RequestError
 from handful.holdouts import by_domain
 from handful.metatasks import Bounds, Grouped, Mixture, Sentences, Source, Supervised, by_size
 from handful.options import read_options
+from handful.phrases import Shown, has_spans, typed_phrases, typed_spans
 from handful.pools import Pool, Reading, find_pools
 from handful.suites import is_suite, suite
+from handful.tables import read_table
 from handful.types import Task
 
 _CLOZE = "cloze:"
 _NUMBERS = ("ways", "shots", "members", "query")
 _COLUMNS = ("text", "text_pair", "label", "separator", "template")
-_LABELLED = ("share", *_NUMBERS, "grouped", "domains", *_COLUMNS)
+_LABELLED = ("share", *_NUMBERS, "grouped", "domains", "phrases", *_COLUMNS)
 _PLAIN = ("share", "ways", "shots", "query", "common")
 _OPTION = re.compile(rf":(?=[A-Za-z_]\w*=|(?:{'|'.join({*_LABELLED, *_PLAIN})})(?::|$))")
 
@@ -75,11 +79,15 @@ def _labelled(
     name: str, data: Path | None, options: dict[str, Any], numbers: dict[str, Any], asked: str
 ) -> list[Source]:
     grouped, domains = options.pop("grouped", False), options.pop("domains", None)
+    shown = options.pop("phrases", None)
+    if shown not in (None, "pair", "marked"):
+        raise RequestError(asked, f"phrases is {shown!r}.", "Write phrases=pair or phrases=marked.")
     if not isinstance(grouped, bool):
         raise RequestError(asked, f"grouped is {grouped!r}.", "Write grouped=true, or leave it out.")
     if "members" in numbers and not grouped:
         raise RequestError(asked, "Ways have members only if they are grouped.", "Add grouped=true.")
-    tasks = _tasks(name, data, {key: str(value) for key, value in options.items()}, asked)
+    columns = {key: str(value) for key, value in options.items()}
+    tasks = _phrases(name, data, shown, asked) if shown else _tasks(name, data, columns, asked)
     if domains is not None:
         tasks = [part for task in tasks for part in by_domain(task, _domains(str(domains), asked))]
     if tasks and tasks[0].kind == "tagging":
@@ -91,6 +99,16 @@ def _labelled(
         return [Supervised(task, **numbers) for task in tasks]
     numbers = {"groups" if key == "ways" else key: number for key, number in numbers.items()}
     return [Grouped(task, **numbers) for task in tasks]
+
+
+def _phrases(name: str, data: Path | None, shown: Shown, asked: str) -> list[Task]:
+    """Phrases of tagged sentences, or of a file of texts with spans."""
+    if not is_suite(name) and has_spans(table := read_table(name)):
+        return [typed_spans(table, Path(name).name.partition(".")[0], shown)]
+    tasks = _tasks(name, data, {}, asked)
+    if wrong := [task.name for task in tasks if task.kind != "tagging"]:
+        raise RequestError(asked, f"{wrong[0]} has neither tags nor spans.", "Leave phrases= out.")
+    return [typed_phrases(task, shown) for task in tasks]
 
 
 def _cloze(name: str, data: Path | None, mask_token: str, options: dict[str, Any]) -> Cloze:

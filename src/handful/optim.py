@@ -109,7 +109,10 @@ class AdamW:
         mean = state["mean"].lerp_(grad, 1 - self.beta1)
         square = state["square"].mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
         root = (square / (1 - self.beta2**count)).sqrt_().add_(self.eps)
-        return -lr * (mean / (1 - self.beta1**count) / root + self.weight_decay * flat)
+        taken = (mean / (1 - self.beta1**count)).div_(root)  # in place: for all of a backbone, memory is the cost
+        if torch.as_tensor(self.weight_decay).any():
+            taken += self.weight_decay * flat
+        return taken.mul_(-lr)
 
 
 @dataclass(frozen=True)

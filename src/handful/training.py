@@ -85,6 +85,7 @@ class Run:
         decays = layout.mask(lambda site, name: site == "head" or method.decays(name)).to(device)
         self.decay = self.decay if bool(decays.all()) else self.decay * decays
         self.l2 = self.l2 * ~layout.mask(lambda site, name: name == "bias").to(device)
+        self.l2s = bool(self.l2.any())
         self.head = layout.mask(lambda site, name: site == "head").to(device)
         self.state = optimizer(schedule.optimizer).init(self.flat, layout)
         self.losses = torch.full((max(self.steps), num_tasks), math.nan)
@@ -118,7 +119,8 @@ class Run:
     def _update(self, value: Tensor, grad: Tensor) -> None:
         chosen = torch.tensor(self.active)
         flat = self.flat[self._place(chosen)]
-        grad = grad + self.l2[chosen] * flat
+        if self.l2s:
+            grad = grad + self.l2[chosen] * flat
         if self.ties:
             grad = self._in_common(grad, self.groups[chosen])
         norm = (torch.where(self.tied, 0.0, grad) if self.ties else grad).norm(dim=1, keepdim=True)
@@ -143,10 +145,10 @@ class Run:
                 if self.ties:  # what is held in common has a norm of its own, so that it stays in common
                     common = torch.where(self.tied, grad, 0.0).norm(dim=1, keepdim=True)
                     factor = torch.where(self.tied, (self.schedule.clip / (common + 1e-6)).clamp(max=1), factor)
-                grad = grad * factor
+                grad *= factor
             state = self.state if isinstance(place, slice) else select(self.state, chosen)
             rule = optimizer(self.schedule.optimizer, self.decay[chosen])
-            taken = flat + rule.step(flat, grad, state, self._rates(chosen), self.layout)
+            taken = rule.step(flat, grad, state, self._rates(chosen), self.layout).add_(flat)
             finite = taken.isfinite().all(1)
             self.flat[place] = taken if bool(finite.all()) else torch.where(finite[:, None], taken, flat)
             for t in chosen[~finite.cpu()].tolist():
