@@ -12,15 +12,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from handful.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCHEMA = 1
 MANIFEST = "handful.json"
@@ -97,6 +94,10 @@ def read_manifest(folder: Path, what: str, written_by: str) -> dict[str, Any]:
 
 def read_tensors(file: Path, what: str) -> dict[str, Tensor]:
     """The tensors of a file; ArtifactError where they cannot be read or are not finite."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -108,6 +109,8 @@ def read_tensors(file: Path, what: str) -> dict[str, Tensor]:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    from safetensors.torch import save as to_bytes
+
     file.write_bytes(to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 

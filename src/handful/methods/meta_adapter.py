@@ -17,10 +17,10 @@ APART = {"both": ("lower_", "upper_"), "lower": ("lower_",), "upper": ("upper_",
 class MetaAdapter(Method):
     """`MA_hi(A(MA_lo(h)))` after a sublayer, each `M(h) = h + W_up act(W_down h + b_down) + b_up`.
 
-    `A`, of inner width `width`, is a task's own: alone it is trained, and counted (`2 d m + m + d` at each site). The
-    modules below and above it, of `meta_width`, are what meta-training learns (`lower_*`, `upper_*`); tasks hold them.
-    With `wrap="none"` there are none, and only the start of `A` is meta-learned: the ablation MAML-Adapters. Each
-    `W_up` starts at zero.
+    `A`, of inner width `width`, is a task's own: alone it is trained, and counted. The modules below and above it, of
+    `meta_width`, are what meta-training learns (`lower_*`, `upper_*`); tasks hold them. With `wrap="none"` there are
+    none, and only the start of `A` is meta-learned: the ablation MAML-Adapters. Each `W_up` starts at zero.
+    Parameters per site: `2 d m + m + d`.
     """
 
     source: ClassVar[str] = "Bansal et al. 2022, PMLR 188:19, section 3"
