@@ -14,6 +14,8 @@ from torch import Tensor
 
 from handful.types import Params
 
+BLOCK = 1 << 20
+"""Numbers that AdamW works on at a time: what fits into a CPU's cache, and into memory that is used again."""
 OptimizerName = Literal["sgd", "adamw", "adafactor"]
 State = dict[str, Tensor]
 
@@ -65,7 +67,11 @@ class Layout:
 
 
 class Optimizer(Protocol):
-    """`step` returns what is added to `flat [T, P]`, for `lr` broadcastable to it, and changes `state` in place."""
+    """`step` returns what is added to `flat [T, P]`, for `lr` broadcastable to it.
+
+    It changes `state` in place, and may write its answer into `grad`: for all of a backbone's weights, memory that is
+    asked of the system anew at every step takes longer than the arithmetic.
+    """
 
     def init(self, flat: Tensor, layout: Layout) -> State: ...
     def step(self, flat: Tensor, grad: Tensor, state: State, lr: Tensor, layout: Layout) -> Tensor: ...
@@ -105,14 +111,20 @@ class AdamW:
         }
 
     def step(self, flat: Tensor, grad: Tensor, state: State, lr: Tensor, layout: Layout) -> Tensor:
-        count = state["count"].add_(1)
-        mean = state["mean"].lerp_(grad, 1 - self.beta1)
-        square = state["square"].mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
-        root = (square / (1 - self.beta2**count)).sqrt_().add_(self.eps)
-        taken = (mean / (1 - self.beta1**count)).div_(root)  # in place: for all of a backbone, memory is the cost
-        if torch.as_tensor(self.weight_decay).any():
-            taken += self.weight_decay * flat
-        return taken.mul_(-lr)
+        count, decay = state["count"].add_(1), torch.as_tensor(self.weight_decay, dtype=flat.dtype, device=flat.device)
+        decays = bool(decay.any())
+        width = max(1, BLOCK // flat.shape[0])
+        for start in range(0, flat.shape[1], width):
+            part = slice(start, start + width)
+            own = grad[:, part]
+            mean = state["mean"][:, part].lerp_(own, 1 - self.beta1)
+            square = state["square"][:, part].mul_(self.beta2).addcmul_(own, own, value=1 - self.beta2)
+            root = (square / (1 - self.beta2**count)).sqrt_().add_(self.eps)
+            taken = (mean / (1 - self.beta1**count)).div_(root)
+            if decays:
+                taken += (decay[:, part] if decay.ndim > 1 and decay.shape[1] > 1 else decay) * flat[:, part]
+            torch.mul(taken, -(lr[:, part] if lr.shape[1] > 1 else lr), out=own)
+        return grad
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class Run:
             state = self.state if isinstance(place, slice) else select(self.state, chosen)
             rule = optimizer(self.schedule.optimizer, self.decay[chosen])
             taken = rule.step(flat, grad, state, self._rates(chosen), self.layout).add_(flat)
-            finite = taken.isfinite().all(1)
+            finite = taken.amax(1).isfinite() & taken.amin(1).isfinite()
             self.flat[place] = taken if bool(finite.all()) else torch.where(finite[:, None], taken, flat)
             for t in chosen[~finite.cpu()].tolist():
                 self.stopped[t] = f"step {self.step + 1} led out of the finite numbers and was not taken"
