@@ -35,12 +35,22 @@ def test_the_commands_run(tmp_path: Path) -> None:
     for name in ("train.csv", "new.csv", "test.csv"):
         with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("text", "label"), *rows])
+    for task in ("old_tasks/orders", "old_tasks/moods"):
+        (tmp_path / task).mkdir(parents=True)
+        (tmp_path / task / "train.csv").write_text((tmp_path / "train.csv").read_text().replace("card", task))
+    ends = ("tern", "cier", "lin", "bour", "tain", "gest", "rope", "dock")
+    things = [start + end for start in ("lan", "gla", "vio", "har", "mou", "pas") for end in ends]
+    pairs = [(a, things[(i + 3 * n + 1) % len(things)], n) for i, a in enumerate(things) for n in range(4)]
+    notes = [f"we saw the {a} and the {b} on day {n}" for a, b, n in pairs]
+    (tmp_path / "notes.txt").write_text("\n".join(notes) + "\n")
     commands = [
         line.split("#")[0] for block in blocks("") for line in block.splitlines() if line.startswith("handful ")
     ]
-    assert [command.split()[1] for command in commands] == ["fit", "predict", "evaluate", "info", "compare", "report"]
+    verbs = ["fit", "predict", "evaluate", "info", "compare", "report", "meta-train", "fit"]
+    assert [command.split()[1] for command in commands] == verbs
+    few = {"meta-train": ["--steps", "2", "--episodes", "2"]}
     for command in commands:
-        arguments = [sys.executable, "-m", *command.split()]
+        arguments = [sys.executable, "-m", *command.split(), *few.get(command.split()[1], ())]
         done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (command, done.stderr)
         assert done.stdout

@@ -47,7 +47,7 @@ class MetaAdapter(Method):
     def apply(self, params: dict[str, Tensor], x: Any, base: Base, site: Site) -> Any:
         h = base(x)
         for part in ("lower_", "", "upper_"):
-            if f"{part}down" in params:
+            if not part or part in APART[self.wrap]:
                 z = getattr(F, self.activation)(h @ params[f"{part}down"].mT + params[f"{part}down_bias"])
                 h = h + z @ params[f"{part}up"].mT + params[f"{part}up_bias"]
         return h
