@@ -95,6 +95,10 @@ class Adapted:
         dtype = torch.promote_types(self.backbone.dtype, torch.float32)
         return cast_params(params, device=self.backbone.device, dtype=dtype)
 
+    def site_table(self) -> list[dict[str, Any]]:
+        """The sites as artifacts and priors note them."""
+        return [{"name": s.name, "role": s.role, "layer": s.layer} for s in self.sites]
+
     def num_parameters(self) -> int:
         """Trained parameters of one task, without a head."""
         own = ((name, p) for site in self.init(0).values() for name, p in site.items())

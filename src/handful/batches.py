@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from handful.backbone import Backbone
 from handful.distributed import Team
-from handful.types import Batch
+from handful.prompts import encode, tag_targets, targets
+from handful.types import Batch, Task
 
 TOKEN_BUDGET = 2048
 """Tokens of one forward pass on a CPU; more does not run faster there and only holds memory (benchmarks/README.md)."""
@@ -159,6 +161,21 @@ def concatenate(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
             parts = [torch.cat([p, p.new_zeros(p.shape[0], width - p.shape[1], *p.shape[2:])], 1) for p in parts]
         joined[name] = torch.cat(parts)
     return joined
+
+
+def encode_tasks(tasks: Sequence[Task], backbone: Backbone) -> tuple[Batch, list[Tensor]]:
+    """The rows of all tasks, one after the other, and each task's labels."""
+    parts = [encode(backbone, task.examples, template=task.template) for task in tasks]
+    rows = Batch(concatenate([part.inputs for part in parts]), torch.cat([part.row_mask for part in parts]))
+    return rows, _labels(tasks, rows)
+
+
+def _labels(tasks: Sequence[Task], rows: Batch) -> list[Tensor]:
+    """Each task's labels, by the tokens of its part of the encoded rows where it is a tagging task."""
+    if "word" not in rows.inputs:
+        return [targets(task) for task in tasks]
+    words = rows.inputs["word"].split([len(task.examples) for task in tasks])
+    return [tag_targets(task, own).cpu() for task, own in zip(tasks, words, strict=True)]
 
 
 def take_all(

@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 
 from handful.attach import Adapted
-from handful.backbone import Backbone
-from handful.batches import concatenate, lengths
+from handful.batches import lengths
 from handful.costs import count_flops
-from handful.crossval import Plan, judge
+from handful.crossval import FINAL, Member, Plan, judge
 from handful.estimate import Estimate
+from handful.fit import evaluate
 from handful.noise import Noise
-from handful.prompts import encode, tag_targets, targets
 from handful.scoring import word_scores
 from handful.tagestimate import estimate_tags, tag_temperature
-from handful.types import Batch, Params, Task
+from handful.types import Batch, Params, map_params
 
 
 class Scorer(Protocol):
@@ -30,11 +29,16 @@ class Scorer(Protocol):
     def __call__(self, params: Params, batch: Batch, noise: Noise | None = None) -> Tensor: ...
 
 
-def encode_tasks(tasks: Sequence[Task], backbone: Backbone) -> tuple[Batch, list[Tensor]]:
-    """The rows of all tasks, one after the other, and each task's labels."""
-    parts = [encode(backbone, task.examples, template=task.template) for task in tasks]
-    rows = Batch(concatenate([part.inputs for part in parts]), torch.cat([part.row_mask for part in parts]))
-    return rows, _labels(tasks, rows)
+def out_of_fold(
+    model: Scorer, params: Params, plan: Plan, members: Sequence[Member], pool: Batch
+) -> tuple[list[Member], Tensor]:
+    """The members that leave folds out, and their scores of those: what `Plan.gather` takes. `params` are of all."""
+    folds = [i for i, (_, held) in enumerate(members) if held != FINAL]
+    asked = [members[i] for i in folds]
+    if not folds:
+        return asked, torch.empty(0, 0, *pool.inputs["word"].shape[1:], 0) if "word" in pool.inputs else torch.empty(0)
+    own = map_params(lambda p: p[folds], params)
+    return asked, evaluate(model, own, plan.held_out(pool, asked))
 
 
 def judged(plan: Plan, t: int, scores: np.ndarray, rows: Batch, *, seed: int) -> tuple[float, Estimate]:
@@ -87,11 +91,3 @@ def tuning_cost(
         "method_parameters": trained - head,
         "backbone_parameters": model.adapted.backbone.num_parameters,
     }
-
-
-def _labels(tasks: Sequence[Task], rows: Batch) -> list[Tensor]:
-    """Each task's labels, by the tokens of its part of the encoded rows where it is a tagging task."""
-    if "word" not in rows.inputs:
-        return [targets(task) for task in tasks]
-    words = rows.inputs["word"].split([len(task.examples) for task in tasks])
-    return [tag_targets(task, own).cpu() for task, own in zip(tasks, words, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +13,10 @@ from torch import Tensor
 from handful.attach import Adapted
 from handful.inner import Model
 from handful.noise import Noise
-from handful.scoring import mask_classes, prototypes
+from handful.scoring import linear_scores, prototypes
 from handful.types import Batch, Params
 
+M = TypeVar("M", bound=Model)
 WIDTH = 256
 """Width of the space in which classes are told apart, as in the authors' code."""
 
@@ -45,9 +47,7 @@ class Generated:
     def read(self, head: Mapping[str, Tensor], x: Tensor, batch: Batch) -> Tensor:
         """Scores `[T?, B, C]`, or `[T?, B, S, C]` of tokens, of what `features` gave."""
         width = head["weight"].shape[-1]
-        rows = x[..., :width].flatten(0 if batch.num_tasks is None else 1, -2)
-        bias = head["bias"] if batch.num_tasks is None else head["bias"].unsqueeze(-2)
-        return mask_classes(rows @ head["weight"].mT + bias, batch.class_mask).reshape(*x.shape[:-1], -1)
+        return linear_scores(head, x[..., :width], batch)
 
     def prototypes(self, x: Tensor, batch: Batch, num_classes: int) -> dict[str, Tensor]:
         """The generated head: `weight [T?, C, W]` and `bias [T?, C]`."""
@@ -62,7 +62,7 @@ class Generated:
         return F.linear(z, w[f"{name}.out.weight"], w[f"{name}.out.bias"])
 
 
-def applied(model: Model, learned: Params) -> Model:
+def applied(model: M, learned: Params) -> M | Generated:
     """`model` with the generator that `learned` holds, itself where there is none."""
     return Generated(model, learned["generator"]) if "generator" in learned else model
 

@@ -154,7 +154,7 @@ def started(
     Where nothing but the head is adapted, the rows of all tasks run as those of one: no parameter differs among them.
     """
     num_tasks = support.row_mask.shape[0]
-    params = {site: own for site, own in learned.items() if site not in APART}
+    params = of_method(learned)
     if head == "learned":
         params["head"] = learned["head"]
     params = {site: {name: p.expand(num_tasks, *p.shape) for name, p in own.items()} for site, own in params.items()}
@@ -174,8 +174,12 @@ def started(
 def features_of_all(model: Model, learned: Params, batch: Batch, *, second_order: bool) -> Tensor:
     """Features `[T, B, ...]` of the rows of all tasks at the same params, run as the rows of one task."""
     flat = Batch({name: value.flatten(0, 1) for name, value in batch.inputs.items()}, batch.row_mask.flatten())
-    own = {site: of for site, of in learned.items() if site not in APART}
-    return model.features(own, flat, second_order=second_order).unflatten(0, batch.row_mask.shape)
+    return model.features(of_method(learned), flat, second_order=second_order).unflatten(0, batch.row_mask.shape)
+
+
+def of_method(learned: Params) -> Params:
+    """The method's own sites of `learned`, or of params with a head."""
+    return {site: own for site, own in learned.items() if site not in APART}
 
 
 def _zeros(model: Model, seen: Tensor, support: Batch, num_classes: int) -> dict[str, Tensor]:

@@ -105,7 +105,7 @@ def _multitask(
     return Prior(
         backbone=backbone.id, fingerprint=backbone.fingerprint, method=method, learned=fitted[0].params,
         algorithm=algorithm_named("protonet"), data=told(source), course=course.to_dict(), seed=seed, step=course.steps,
-        sites=[{"name": s.name, "role": s.role, "layer": s.layer} for s in adapted.sites], **rest,
+        sites=adapted.site_table(), **rest,
     )  # fmt: skip
 
 

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from handful.backbone import Backbone
-from handful.batches import TOKEN_BUDGET, Rows, concatenate, lengths, stack
+from handful.batches import TOKEN_BUDGET, Rows, encode_tasks, lengths, stack
 from handful.inner import Model, adapt, chosen, task_losses
 from handful.losses import Loss, weights
 from handful.meta import Algorithm, Question, answers, started
-from handful.prompts import encode, tag_targets, targets
 from handful.types import Batch, Episode, Params, Site
 
 
@@ -121,12 +120,9 @@ def _warm_and_fall(steps: int) -> list[float]:
 def encode_episodes(backbone: Backbone, episodes: Sequence[Episode]) -> tuple[Rows, Rows]:
     """Support and query rows of T episodes over one pool of their examples."""
     halves = [half for episode in episodes for half in (episode.support, episode.query)]
-    parts = [encode(backbone, half.examples, template=half.template) for half in halves]
-    pool = Batch(concatenate([part.inputs for part in parts]), torch.cat([part.row_mask for part in parts]))
+    pool, labels = encode_tasks(halves, backbone)
     ends = torch.tensor([len(half.examples) for half in halves]).cumsum(0).tolist()
     index = [range(end - len(half.examples), end) for end, half in zip(ends, halves, strict=True)]
-    words = pool.inputs["word"].split([len(half.examples) for half in halves]) if "word" in pool.inputs else None
-    labels = [targets(h) if words is None else tag_targets(h, words[i]).cpu() for i, h in enumerate(halves)]
     classes = [len(half.labels) for half in halves]
     return stack(pool, index[::2], labels[::2], classes[::2]), stack(pool, index[1::2], labels[1::2], classes[1::2])
 

@@ -15,7 +15,7 @@ from typing import Any
 from handful.attach import attach
 from handful.backbone import Backbone
 from handful.merge import merge
-from handful.meta import APART, Algorithm
+from handful.meta import Algorithm, of_method
 from handful.metatasks import Source
 from handful.metatrain import Course, MetaTrained, learn
 from handful.methods import Method, union
@@ -23,7 +23,7 @@ from handful.methods.full import DenseDelta
 from handful.primed import Primed
 from handful.prior import Prior
 from handful.progress import Progress, silent
-from handful.types import Params, map_params
+from handful.types import Episode, Params
 
 LATER = ("*/[1-9]*", "head/*")
 """What is tuned later: the parts of the union after the backbone's own, and the head."""
@@ -41,11 +41,11 @@ class Priming:
 
     def prior(self, name: str, backbone: str, method: Method, course: Course, **rest: Any) -> Prior:
         """The start as a prior for the primed backbone, which is called `backbone`."""
-        sites = attach(self.found.adapted.backbone, method).sites
+        adapted = attach(self.found.adapted.backbone, method)
         return Prior(
             name=name, backbone=backbone, fingerprint=self.primed.fingerprint, method=method,
             algorithm=self.found.algorithm, learned=self.start, course=course.to_dict(), step=self.found.step,
-            sites=[{"name": s.name, "role": s.role, "layer": s.layer} for s in sites],
+            sites=adapted.site_table(),
             curve=[asdict(look) for look in self.found.curve], **rest,
         )  # fmt: skip
 
@@ -57,7 +57,7 @@ def prime(
     algorithm: Algorithm,
     course: Course,
     *,
-    validation: Sequence[Any] = (),
+    validation: Sequence[Episode] = (),
     seed: int = 0,
     checkpoint: Path | None = None,
     progress: Progress = silent,
@@ -74,9 +74,9 @@ def prime(
         source, backbone, union(DenseDelta(), method), narrowed, slower,
         validation=validation, seed=seed, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
-    own = {site: params for site, params in found.learned.items() if site not in APART}
+    own = of_method(found.learned)
     delta = {site: part for site, params in own.items() if (part := _part(params, "0."))}
-    weights = merge(attach(backbone, DenseDelta()), map_params(lambda p: p, delta))
+    weights = merge(attach(backbone, DenseDelta()), delta)
     before = dict(backbone.model.named_parameters())
     change = {name: (value - before[name].to(value)).cpu() for name, value in weights.items()}
     told = {"outer steps": found.step, "tasks of each": course.tasks, "seed": seed, "algorithm": repr(narrowed)}

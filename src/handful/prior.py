@@ -23,7 +23,7 @@ from handful.backbone import Backbone
 from handful.checkpoint import digest
 from handful.errors import ArtifactError, MethodError, RequestError
 from handful.folders import damaged, read_manifest, read_tensors, write_folder, write_json, write_tensors
-from handful.meta import APART, Algorithm
+from handful.meta import APART, Algorithm, of_method
 from handful.metatrain import Course, MetaTrained
 from handful.methods import Method, from_spec, to_spec
 from handful.peft_format import from_peft, to_peft
@@ -94,7 +94,7 @@ class Prior:
             method=adapted.method,
             algorithm=found.algorithm,
             learned=found.learned,
-            sites=[{"name": s.name, "role": s.role, "layer": s.layer} for s in adapted.sites],
+            sites=adapted.site_table(),
             course=course.to_dict(),
             step=found.step,
             curve=[asdict(look) for look in found.curve],
@@ -104,7 +104,7 @@ class Prior:
     @property
     def params(self) -> Params:
         """Where the method's parameters start, without what is apart from them."""
-        return {site: own for site, own in self.learned.items() if site not in APART}
+        return of_method(self.learned)
 
     @property
     def digest(self) -> str:

@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from handful import generator
 from handful.artifact import Artifact
 from handful.backbone import Backbone
+from handful.batches import encode_tasks
 from handful.cache import FeatureCache
 from handful.costs import measured, peak_memory
 from handful.crossval import FINAL, Plan, seeds_of
 from handful.errors import RequestError
-from handful.fit import evaluate
-from handful.folded import encode_tasks, judged, tuning_cost
-from handful.generator import Generated
+from handful.folded import judged, out_of_fold, tuning_cost
 from handful.losses import LOSSES
-from handful.meta import APART
+from handful.meta import of_method
 from handful.metatrain import reader
 from handful.methods import to_spec
 from handful.outer import adapted_params
 from handful.prior import Prior, opened
 from handful.progress import Progress, silent
-from handful.types import Params, Task, cast_params, task_params
+from handful.types import Task, cast_params, task_params
 
 
 def adapt(
@@ -55,17 +53,14 @@ def adapt(
     with measured() as watch:
         tuned = known.on(backbone)
         base = reader(tuned.adapted, algorithm, kind)
-        model, loss = Generated(base, learned["generator"]) if "generator" in learned else base, LOSSES[kind]
+        model, loss = generator.applied(base, learned), LOSSES[kind]
         rows, labels = encode_tasks(tasks, backbone)
         plan = Plan.of(tasks, labels, num_folds, seed=seeds)
         members, pool = plan.members(), base.prepared(rows, store)
         sites = {site.name: site for site in tuned.adapted.sites}
         params = adapted_params(algorithm, model, learned, plan.training(pool, members), loss, sites=sites, steps=steps)
         progress("adapting", 1.0)
-        folds = [i for i, (_, held) in enumerate(members) if held != FINAL]
-        asked = [members[i] for i in folds]
-        none = torch.empty(0, 0, *rows.inputs["word"].shape[1:], 0) if kind == "tagging" else torch.empty(0)
-        scores = evaluate(model, _some(params, folds), plan.held_out(pool, asked)) if folds else none
+        asked, scores = out_of_fold(model, params, plan, members, pool)
     made = {f"generator.{name}": p for name, p in learned.get("generator", {}).items()}
     features = {"kind": "tokens" if kind == "tagging" else "pooled", "pooling": base.pooling, "scale": base.scale}
     artifacts = []
@@ -73,7 +68,7 @@ def adapt(
         heat, said = judged(plan, t, plan.gather(asked, scores, t), rows, seed=seeds[t])
         final = task_params(params, members.index((t, FINAL)))
         head = {name: p[: len(task.labels)] for name, p in final.pop("head").items()}
-        own = {site: p for site, p in final.items() if site not in APART}
+        own = of_method(final)
         size = len(task.examples)
         artifacts.append(
             Artifact.of(
@@ -81,7 +76,7 @@ def adapt(
                 backbone,
                 recipe="adapt",
                 method=to_spec(known.method),
-                sites=[{"name": s.name, "role": s.role, "layer": s.layer} for s in tuned.adapted.sites],
+                sites=tuned.adapted.site_table(),
                 params=own,
                 features=features,
                 head=head | made,
@@ -104,7 +99,3 @@ def _check_head(tasks: Sequence[Task], prior: Prior) -> None:
             f"It has {len(wrong[0].labels)} classes, and the head that was learned has {classes}.",
             "Use a prior whose heads start at class means or zero, or lora with --prior.",
         )
-
-
-def _some(params: Params, members: Sequence[int]) -> Params:
-    return {site: {name: p[list(members)] for name, p in own.items()} for site, own in params.items()}

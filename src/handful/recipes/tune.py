@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from handful.artifact import Artifact
 from handful.attach import attach
 from handful.backbone import Backbone
-from handful.batches import TOKEN_BUDGET, Rows
+from handful.batches import TOKEN_BUDGET, Rows, encode_tasks
 from handful.cache import FeatureCache
 from handful.checkpoint import digest
 from handful.costs import measured, peak_memory
 from handful.crossval import FINAL, Member, Plan, seeds_of
 from handful.fit import Schedule, evaluate
-from handful.folded import encode_tasks, judged, tuning_cost
+from handful.folded import judged, out_of_fold, tuning_cost
 from handful.losses import LOSSES
 from handful.methods import to_spec
 from handful.methods.base import Method
@@ -94,11 +93,7 @@ def tune(
         )  # fmt: skip
         model, adapted = trained.model, trained.adapted
         pool = model.prepared(rows, store)
-        folds = [i for i, (_, held) in enumerate(members) if held != FINAL]
-        asked = [members[i] for i in folds]
-        held_out = plan.held_out(pool, asked) if folds else None
-        none = torch.empty(0, 0, *rows.inputs["word"].shape[1:], 0) if tagging else torch.empty(0)
-        scores = evaluate(model, _some(trained.params, folds), held_out) if held_out else none
+        asked, scores = out_of_fold(model, trained.params, plan, members, pool)
     artifacts = []
     for t, task in enumerate(tasks):
         heat, said = judged(plan, t, plan.gather(asked, scores, t), rows, seed=seeds[t])
@@ -112,7 +107,7 @@ def tune(
                 backbone,
                 recipe=f"tune:{name}",
                 method=to_spec(adapted.method),
-                sites=[{"name": s.name, "role": s.role, "layer": s.layer} for s in adapted.sites],
+                sites=adapted.site_table(),
                 params=final,
                 features={"kind": "tokens" if tagging else "pooled", "pooling": backbone.pooling, "scale": SCALE},
                 head=head,
@@ -148,7 +143,3 @@ def _prototypes(model: Classifier, params: Params, rows: Rows) -> dict[str, Tens
     features = evaluate(model.features, params, rows, budget=TOKEN_BUDGET)
     batch = Batch({}, rows.index >= 0, rows.labels)
     return model.prototypes(features, batch, rows.class_mask.shape[1])
-
-
-def _some(params: Params, members: Sequence[int]) -> Params:
-    return {site: {name: p[list(members)] for name, p in own.items()} for site, own in params.items()}
