@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from handful import generator
+from handful.batches import gather, lengths, plan
 from handful.errors import MethodError
 from handful.inner import Inner, Model, adapt, task_losses, tracked, trajectory
 from handful.losses import Loss
@@ -172,9 +174,20 @@ def started(
 
 
 def features_of_all(model: Model, learned: Params, batch: Batch, *, second_order: bool) -> Tensor:
-    """Features `[T, B, ...]` of the rows of all tasks at the same params, run as the rows of one task."""
+    """Features `[T, B, ...]` of the rows of all tasks at the same params, zero where there is no row.
+
+    They run as the rows of one task, those of like length together, so that little is padded.
+    """
     flat = Batch({name: value.flatten(0, 1) for name, value in batch.inputs.items()}, batch.row_mask.flatten())
-    return model.features(of_method(learned), flat, second_order=second_order).unflatten(0, batch.row_mask.shape)
+    length = torch.where(flat.row_mask.cpu(), lengths(flat), 0)
+    order = [columns[0] for _, columns in plan(length[None])]
+    parts = [model.features(of_method(learned), gather(flat, own), second_order=second_order) for own in order]
+    if parts[0].ndim == 3:  # of tokens
+        longest = max(part.shape[1] for part in parts)
+        parts = [F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts]
+    place = torch.cat(order).to(flat.row_mask.device)
+    x = parts[0].new_zeros(len(length), *parts[0].shape[1:]).index_copy(0, place, torch.cat(parts))
+    return x.unflatten(0, batch.row_mask.shape)
 
 
 def of_method(learned: Params) -> Params:
