@@ -22,7 +22,7 @@ from handful.metatasks import Mixture, Source, Supervised
 from handful.metatrain import Course, learn
 from handful.methods import Method, OverTasks
 from handful.noise import mix
-from handful.pools import Pool, find_pools
+from handful.pools import find_pools
 from handful.priming import Priming
 from handful.priming import prime as prime_on
 from handful.prior import Prior, opened
@@ -158,7 +158,7 @@ def _prepared(
     else:
         source = tasks
     folder = None if data is None else Path(data)
-    overlap([source], [_measured(pool) for spec in held_out for pool in _pools(spec, folder)], force=force)
+    overlap([source], [task for spec in held_out for task in _measured(spec, folder)], force=force)
     if not isinstance(validation, float | int):
         return source, list(validation)
     if not validation:
@@ -186,11 +186,12 @@ def _checked(course: Course) -> Course:
     return course
 
 
-def _pools(spec: str, data: Path | None) -> Sequence[Pool]:
-    return suite(spec).pools(data) if is_suite(spec) else find_pools(spec)
-
-
-def _measured(pool: Pool) -> Task:
-    """All rows that a pool learns from or asks."""
-    rows, asked = pool.rows(), pool.episode(1, 0).query
-    return Task(pool.name, list(dict.fromkeys([*rows.examples, *asked.examples])), rows.labels, rows.kind)
+def _measured(spec: str, data: Path | None) -> list[Task]:
+    """All rows that the tasks of a file or suite learn from or ask."""
+    pools = suite(spec).pools(data) if is_suite(spec) else find_pools(spec)
+    shots = suite(spec).shots[0] if is_suite(spec) else 1
+    held = [(pool.rows(), pool.episode(shots, 0).query) for pool in pools]
+    return [
+        Task(rows.name, list(dict.fromkeys([*rows.examples, *query.examples])), rows.labels, rows.kind)
+        for rows, query in held
+    ]

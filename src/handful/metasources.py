@@ -106,7 +106,7 @@ def _phrases(name: str, data: Path | None, shown: Shown, asked: str) -> list[Tas
     if not is_suite(name) and Path(name).is_file() and has_spans(table := read_table(name, tagged=True)):
         path = Path(name).resolve()
         plain = path.name.partition(".")[0]
-        return [typed_spans(table, path.parent.name if plain == "train" else plain, shown)]
+        return [typed_spans(table, path.parent.name if plain in ("train", "dev") else plain, shown)]
     tasks = _tasks(name, data, {}, asked)
     if wrong := [task.name for task in tasks if task.kind != "tagging"]:
         raise RequestError(asked, f"{wrong[0]} has neither tags nor spans.", "Leave phrases= out.")

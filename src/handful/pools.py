@@ -128,7 +128,7 @@ def find_pools(
         found = "Standard input can be read only once, and a comparison reads its data more than once."
         raise RequestError("Tasks were to be read from standard input.", found, "Save them in a file.")
     if not path.is_dir():
-        name = path.parent.name if _plain(path) == "train" and path.parent.name else _plain(path)
+        name = path.parent.name if _plain(path) in ("train", "dev") and path.parent.name else _plain(path)
         return [FilePool(name.removeprefix("package:"), source, test, reading, ways, test_rows)]
     folders = [path, *sorted(p for p in path.rglob("*") if p.is_dir())]
     found = [(folder, _split(folder, "train"), _split(folder, "test")) for folder in folders]
