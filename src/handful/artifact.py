@@ -39,8 +39,8 @@ __all__ = ["MANIFEST", "Artifact", "check_target", "load", "save", "size_on_disk
 
 WHAT = "fitted task"
 _KEPT_AS_IS = (
-    "recipe", "backbone", "fingerprint", "task", "kind", "text_pair", "template", "method", "sites", "features",
-    "temperature", "estimate", "cost", "seed",
+    "recipe", "backbone", "fingerprint", "task", "kind", "text_pair", "template", "method", "sites", "prior",
+    "features", "temperature", "estimate", "cost", "seed",
 )  # fmt: skip
 
 
@@ -59,6 +59,7 @@ class Manifest(BaseModel):
     template: str | None
     method: dict[str, Any] | None
     sites: list[dict[str, Any]]
+    prior: str | None = None
     features: dict[str, Any]
     temperature: float = Field(gt=0)
     estimate: dict[str, Any] | None
@@ -76,6 +77,7 @@ class Artifact:
     backbone, fingerprint  what it was fitted on, by name and by content
     params                 the method's parameters by site; empty for a head alone
     method, sites          `methods.to_spec` of the method, and name, role and layer of each site
+    prior                  digest of the shipped prior that `features` are of, in place of params (`priors.named`)
     head                   `weight [C, D]`, `bias [C]` and the constants of `features`
     features               how rows become what the head reads (`predictor.py`)
     temperature            divides the scores before they become probabilities
@@ -91,6 +93,7 @@ class Artifact:
     params: Params = field(default_factory=dict)
     method: dict[str, Any] | None = None
     sites: list[dict[str, Any]] = field(default_factory=list)
+    prior: str | None = None
     task: str = "task"
     kind: TaskKind = "classification"
     text_pair: bool = False

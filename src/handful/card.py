@@ -28,6 +28,8 @@ def model_card(artifact: Artifact, *, library: str = "handful", use: Sequence[st
     ]
     lines += [f"Backbone `{artifact.backbone}`, frozen (weights `{artifact.fingerprint[:12]}`).", ""]
     lines += [f"Fitted by the recipe `{artifact.recipe}` with seed {artifact.seed}.", ""]
+    if artifact.prior:
+        lines += [f"It reads the backbone with handful's prior too (`{artifact.prior[:12]}`), which ships with it.", ""]
     if artifact.estimate:
         lines += ["## How good", "", *_estimate_lines(artifact.estimate), ""]
     if artifact.cost:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
 from handful import artifact as artifacts
-from handful.backbone import shared
+from handful.artifact import Artifact
+from handful.backbone import Backbone, shared
 from handful.commands import answer
 from handful.console import out_console, quiet_libraries
 from handful.episodes import sample
@@ -23,7 +25,7 @@ ASKED = ("how do I sort a list in python", "I feel so lonely today", "what is th
 
 
 def run(seed: int = 0) -> None:
-    """Fits the topics of `chatterbot-corpus` at several shots and prints a table."""
+    """Fits the topics of `chatterbot-corpus`, which the prior has not seen, at several shots and prints a table."""
     quiet_libraries()
     task = load("package:chatterbot", name="topics")
     start = time.perf_counter()
@@ -34,7 +36,16 @@ def run(seed: int = 0) -> None:
         f"({', '.join(task.labels)})\n",
         highlight=False,
     )
-    table = Table("examples", "expected accuracy", "on unseen rows", "seconds", "trained", "on disk", box=None)
+    table = Table(
+        "examples",
+        "expected accuracy",
+        "on unseen rows",
+        "without the prior",
+        "seconds",
+        "trained",
+        "on disk",
+        box=None,
+    )
     fitted = None
     with tempfile.TemporaryDirectory() as folder:
         for k in SHOTS:
@@ -42,15 +53,15 @@ def run(seed: int = 0) -> None:
             start = time.perf_counter()
             (fitted,) = recipe("default")([episode.support], backbone, seed=seed)
             seconds = time.perf_counter() - start
+            (alone,) = recipe("default:prior=none")([episode.support], backbone, seed=seed)
             path = artifacts.save(fitted, Path(folder) / f"k{k}")
             asked = episode.query.examples
-            found = Predictor(artifacts.load(path), backbone).scores(asked).logits.argmax(-1).tolist()
-            right = sum(fitted.labels[i] == example.label for i, example in zip(found, asked, strict=True))
             expected, cost = (fitted.estimate or {})["accuracy"], fitted.cost
             table.add_row(
                 f"{k} a class",
                 f"{expected['value']:.0%} ({expected['low']:.0%} to {expected['high']:.0%})",
-                f"{right / len(found):.1%} of {len(found)}",
+                f"{_right(artifacts.load(path), backbone, asked):.1%} of {len(asked)}",
+                f"{_right(alone, backbone, asked):.1%}",
                 f"{seconds:.1f}",
                 f"{cost['trained_parameters'] / cost['backbone_parameters']:.2%}",
                 f"{artifacts.size_on_disk(path) / 1000:.0f} kB",
@@ -67,3 +78,9 @@ def run(seed: int = 0) -> None:
     out_console.print(
         "\nYour own: handful fit train.csv --out tickets && handful predict tickets new.csv", highlight=False
     )
+
+
+def _right(fitted: Artifact, backbone: Backbone, asked: Sequence[Example]) -> float:
+    """Share of right answers."""
+    found = Predictor(fitted, backbone).scores(asked).logits.argmax(-1).tolist()
+    return sum(fitted.labels[i] == example.label for i, example in zip(found, asked, strict=True)) / len(asked)

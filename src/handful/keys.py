@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from handful import priors
 from handful.backbone import aliases
 from handful.errors import BackboneError
 from handful.folders import MANIFEST
@@ -53,7 +54,8 @@ def recipe_digest(said: str) -> str:
     tables = [f"handful.families.{path.stem}" for path in Path(families.submodule_search_locations[0]).glob("*.py")]
     sources = {module: _source(module) for module in closure([*starts, *tables])}
     held = [Path(value) / MANIFEST for value in options.values() if isinstance(value, str)]
-    kept = [_file_digest(file) for file in held if file.is_file()]  # a prior, wherever it lies
+    held += priors.manifests() if "handful.priors" in sources else []
+    kept = [_file_digest(file) for file in held if file.is_file()]  # priors, wherever they lie
     return digest_of(written(name, options), sorted(sources.items()), *kept)
 
 

@@ -14,6 +14,7 @@ from handful.fit import predict
 from handful.generator import Generated
 from handful.methods import from_spec
 from handful.prior import params_digest
+from handful.priors import named
 from handful.prompts import encode
 from handful.scoring import Classifier, Tagger, word_scores
 from handful.tagging import read_tags
@@ -39,7 +40,7 @@ class Predictor:
         self._params = {
             site: {name: p.to(backbone.device) for name, p in own.items()} for site, own in self._params.items()
         }
-        self._prior: Tuned | None = None
+        self._prior = named(artifact.prior).on(backbone) if artifact.prior else None
         self._reader = Classifier(None)
         if artifact.method is not None:
             adapted = attach(backbone, from_spec(artifact.method))

@@ -24,6 +24,7 @@ from handful.errors import RequestError
 from handful.heads import Rotated, Sets, choices, cross_validate, final_heads
 from handful.methods import to_spec
 from handful.prior import Prior
+from handful.priors import is_shipped
 from handful.progress import Progress, silent
 from handful.prompts import encode, mark_names, targets
 from handful.types import Task
@@ -61,7 +62,8 @@ def fit_view_heads(
     progress: Progress = silent,
 ) -> list[Artifact]:
     """Fits tasks of one kind at once; a task's result does not depend on the others. `seed`, one for all or
-    one for each, decides the folds. `prior` is what the views "prior" and "prior-marked" are of; an artifact holds it.
+    one for each, decides the folds. `prior` is what the views "prior" and "prior-marked" are of; an artifact holds it,
+    or its digest if it is a shipped one.
 
     `checkpoint` is a folder to keep progress in and to continue from.
     """
@@ -104,11 +106,7 @@ def fit_view_heads(
                 backbone,
                 recipe=recipe,
                 features={"kind": "views", "views": list(own.views.names), "marks": list(own.views.marks)},
-                **(
-                    {"method": to_spec(prior.method), "sites": list(prior.sites), "params": prior.params}
-                    if prior
-                    else {}
-                ),
+                **_held(prior),
                 head=own.merged(heads, verdict.mixture.weights.tolist()) | own.constants(),
                 temperature=verdict.temperature,
                 estimate=verdict.estimate.to_dict(),
@@ -179,6 +177,15 @@ class _Inputs:
             "trained_parameters": classes * (width + 1),
             "backbone_parameters": self.backbone.num_parameters,
         }
+
+
+def _held(prior: Prior | None) -> dict[str, Any]:
+    """A prior in an artifact: by its digest where every handful has it."""
+    if prior is None:
+        return {}
+    if is_shipped(prior):
+        return {"prior": prior.digest}
+    return {"method": to_spec(prior.method), "sites": list(prior.sites), "params": prior.params}
 
 
 def _note(c: float, steps: int, verdict: Verdict) -> str:

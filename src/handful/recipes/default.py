@@ -10,6 +10,7 @@ from typing import Any
 from handful.artifact import Artifact
 from handful.backbone import Backbone
 from handful.prior import Prior, opened
+from handful.priors import shipped
 from handful.recipes import recipe
 from handful.types import Task
 from handful.viewheads import Spec, fit_view_heads
@@ -43,15 +44,21 @@ WITH_PRIOR = replace(
 """With a prior: sets that read it, and sets that do not for tasks unlike those it learned from. Not tuned yet."""
 
 
+NO_PRIOR = "none"
+
+
 def default(
     tasks: Sequence[Task], backbone: Backbone, *, prior: Prior | str | Path | None = None, **options: Any
 ) -> list[Artifact]:
     """`viewheads.fit_view_heads` on the views of `SPEC`: one forward pass a row, then small products.
 
-    With a `prior`, what the backbone says with it is one more view, which cross-validation weighs for each task.
+    What the backbone says with a prior is one more view, which cross-validation weighs for each task: with the one that
+    ships for the backbone, if there is one and no other `prior` is given; "none" for the backbone as it is.
     Tagging tasks are tuned as the recipe `TAGGING` does.
     """
     if tasks[0].kind == "tagging":
-        return recipe(TAGGING)(tasks, backbone, prior=prior, **options)
-    known = opened(prior, backbone) if prior is not None else None
+        return recipe(TAGGING)(tasks, backbone, prior=None if prior == NO_PRIOR else prior, **options)
+    known = shipped(backbone.fingerprint)
+    if prior is not None:
+        known = None if prior == NO_PRIOR else opened(prior, backbone)
     return fit_view_heads(tasks, backbone, WITH_PRIOR if known else SPEC, recipe="default", prior=known, **options)
