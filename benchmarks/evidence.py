@@ -16,13 +16,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import dev_tables
+import prior_tables
 import shelf_tables
 from claims import RESULTS, STRENGTH, UNTESTED, claim_table, index_table, read, results_of
 from handful.cells import Result
 from handful.suites.dev import CHOSEN_ON, SUITE
 
 PAGE = RESULTS.parent / "docs" / "results.md"
-STORE, SHELF = RESULTS / "dev.sqlite", RESULTS / "shelf.sqlite"
+STORE, SHELF, PRIOR = (RESULTS / f"{name}.sqlite" for name in ("dev", "shelf", "prior"))
 
 
 def page(store: Path = STORE) -> str:
@@ -31,6 +32,7 @@ def page(store: Path = STORE) -> str:
 
     claims = read()
     results = dev_tables.own(results_of(store))
+    unseen, leopard = (prior_tables.measured(results_of(PRIOR), results, own) for own in ("dev", "leopard"))
     verdicts = Counter(claim.verdict for claim in claims)
     prose = Environment(loader=FileSystemLoader(RESULTS), undefined=StrictUndefined, keep_trailing_newline=True)
     return prose.get_template("results.md.j2").render(
@@ -47,6 +49,14 @@ def page(store: Path = STORE) -> str:
         shelf={k: _text(shelf_tables.table(results_of(SHELF), k)) for k in shelf_tables.SHOTS},
         shelf_pairs=_text(shelf_tables.pairs(results_of(SHELF))),
         speed=_text(shelf_tables.speed()),
+        unseen={k: _text(prior_tables.each_task(unseen, k)) for k in SUITE.shots},
+        unseen_gains=_text(prior_tables.gains(unseen)),
+        unseen_worst=prior_tables.worst(unseen),
+        leopard={k: _text(prior_tables.each_task(leopard, k)) for k in SUITE.shots},
+        leopard_gains=_text(prior_tables.gains(leopard)),
+        leopard_worst=prior_tables.worst(leopard),
+        prior=prior_tables.cost(),
+        leopard_missing=prior_tables.missing(leopard, "leopard"),
         failed=_text(dev_tables.failed(results)),
         made_with=made_with(results),
         coverage_seeds=len({r.cell.seed for r in results if r.cell.recipe == dev_tables.REFERENCE}),

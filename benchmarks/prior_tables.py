@@ -1,0 +1,110 @@
+"""Tables of `benchmarks/prior.py`: what a prior is worth on tasks of domains that it has not seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dev_tables import shown
+from handful.cells import Result
+from handful.folders import MANIFEST
+from handful.paired import compare
+from handful.stats import Arm, Place, by_arm, clustered, grouped, scores, step_sizes
+from handful.suites import suite
+
+SHIPPED = Path(__file__).parents[1] / "src" / "handful" / "priors" / "minilm"
+WITH, WITHOUT, BEST = "default with prior", "default:prior=none", "embedding-lr"
+ARMS = (WITH, WITHOUT, BEST, "peft-lora", "setfit")
+NAMES = {WITHOUT: "without", BEST: "embedding + LR", "peft-lora": "peft LoRA", "setfit": "SetFit"}
+PEERS = {"embedding-lr", "peft-lora", "setfit"}
+
+
+def measured(results: Iterable[Result], others: Iterable[Result], of: str) -> list[Result]:
+    """The cells of one suite, every prior as one arm; of `others`, stored before there was one, the peers' cells."""
+    found = [_renamed(r) for r in results if r.cell.suite == of]
+    places = {(r.cell.task, r.cell.shots, r.cell.seed) for r in found}
+    have = {r.cell.recipe for r in found}
+    more = [r for r in others if r.cell.recipe in PEERS - have and r.cell.suite == of and r.cell.backbone == "minilm"]
+    return [*found, *(r for r in more if (r.cell.task, r.cell.shots, r.cell.seed) in places)]
+
+
+def _renamed(result: Result) -> Result:
+    recipe = result.cell.recipe
+    recipe = WITHOUT if "none" in recipe else WITH if recipe.startswith("default") else recipe
+    return replace(result, cell=replace(result.cell, recipe=recipe))
+
+
+def each_task(results: Sequence[Result], k: int) -> list[str]:
+    """A row a task, a column an arm that has them all, and what the prior gives there, paired by draw."""
+    cells = {arm.recipe: own for arm, own in by_arm(r for r in results if r.cell.shots == k).items()}
+    if WITH not in cells:
+        return ["None yet.", ""]
+    arms = [name for name in ARMS if len(cells.get(name, {})) == len(cells[WITH])]
+    heads = ["task", *(NAMES.get(name, name) for name in arms), "gain of the prior", "over embedding + LR"]
+    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    for task in sorted({place[0].task for place in cells[WITH]}):
+        here = [_mean({p: r for p, r in cells[name].items() if p[0].task == task}) for name in arms]
+        rows = [r for r in results if r.cell.task == task]
+        lines.append("| " + " | ".join([task, *here, *_gaps(rows, k, (WITHOUT, BEST))]) + " |")
+    means = [f"**{_mean(cells[name])}**" for name in arms]
+    return [*lines, "| " + " | ".join(["**mean**", *means, *_gaps(results, k, (WITHOUT, BEST))]) + " |", ""]
+
+
+def gains(results: Sequence[Result]) -> list[str]:
+    """The default recipe with the prior over every other arm, on the tasks and draws that both have."""
+    shots = sorted({r.cell.shots for r in results})
+    lines = ["| gain of `default` with its prior over | " + " | ".join(f"k = {k}" for k in shots) + " | tasks |"]
+    lines.append("| --- |" + " ---: |" * (len(shots) + 1))
+    for other in ARMS[1:]:
+        found = [compare(results, _arm(WITH), _arm(other), shots=k) for k in shots]
+        if not any(found):
+            continue
+        tasks = ", ".join(dict.fromkeys(str(c.tasks) for c in found if c))
+        said = [shown(c.span, signed=True) if c else "-" for c in found]
+        lines.append(f"| {NAMES[other]} | " + " | ".join(said) + f" | {tasks} |")
+    return [*lines, ""]
+
+
+def worst(results: Sequence[Result]) -> str:
+    """The largest mean loss of a task against logistic regression on the embedding."""
+    found = [
+        (difference.span.value, difference.unit.partition("/")[2], k)
+        for k in sorted({r.cell.shots for r in results})
+        if (c := compare(results, _arm(WITH), _arm(BEST), shots=k))
+        for difference in c.by_task
+    ]
+    if not found:
+        return "None yet."
+    value, task, k = min(found)
+    below = sum(own < -0.01 for own, _, _ in found)
+    return (
+        f"Of {len(found)} tasks and numbers of shots, {below} are more than 1 point below logistic regression on the "
+        f"embedding; the worst is {task} at {k}, {100 * value:+.1f}."
+    )
+
+
+def cost() -> dict[str, int]:
+    """What the shipped prior took, by its own manifest."""
+    found = json.loads((SHIPPED / MANIFEST).read_text(encoding="utf-8"))["cost"]
+    return {"episodes": found["episodes"], "minutes": round(found["seconds"] / 60)}
+
+
+def missing(results: Sequence[Result], name: str) -> str:
+    """Tasks of a suite that are not there."""
+    have = {r.cell.task for r in results}
+    return ", ".join(task.name for task in suite(name).tasks if task.name not in have) or "none"
+
+
+def _gaps(results: Sequence[Result], k: int, others: Sequence[str]) -> list[str]:
+    found = [compare(results, _arm(WITH), _arm(other), shots=k) for other in others]
+    return [shown(c.span, signed=True) if c else "-" for c in found]
+
+
+def _arm(recipe: str) -> Arm:
+    return Arm(recipe, "minilm")
+
+
+def _mean(cells: dict[Place, Result]) -> str:
+    return shown(clustered(grouped(scores(cells)), steps=step_sizes(cells)))
