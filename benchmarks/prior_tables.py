@@ -92,7 +92,7 @@ def cost() -> dict[str, int]:
 
 
 def missing(results: Sequence[Result], name: str) -> str:
-    """Tasks of a suite that are not there."""
+    """Tasks of a suite without a cell."""
     have = {r.cell.task for r in results}
     return ", ".join(task.name for task in suite(name).tasks if task.name not in have) or "none"
 
