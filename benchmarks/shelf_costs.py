@@ -10,18 +10,18 @@ from benchmarks.timing import Figure, Ratio, Report, compared, interleave
 from handful.attach import attach
 from handful.methods import method, methods
 
-ROWS, LENGTH = 32, 64
+ROWS, LENGTH, STEPS = 32, 64, 1
 
 
 def run(quick: bool) -> Report:
     """Every method beside a LoRA of its own, so that all see the same machine."""
-    steps, repeats, pool = 1 if quick else 2, 1 if quick else 3, random_rows(ROWS, LENGTH)
-    lora = training(method("lora"), tasks_of(pool, 1, ROWS), steps)
+    repeats, pool = 1 if quick else 3, random_rows(ROWS, LENGTH)
+    lora = training(method("lora"), tasks_of(pool, 1, ROWS), STEPS)
     figures, step, megabytes = list[Figure](), dict[str, float](), dict[str, float]()
     for name in methods():
         adapted = attach(minilm(), method(name))
         rows = with_states(adapted, pool) if adapted.beside else pool
-        timings = interleave({"lora": lora, name: training(adapted, tasks_of(rows, 1, ROWS), steps)}, repeats)
+        timings = interleave({"lora": lora, name: training(adapted, tasks_of(rows, 1, ROWS), STEPS)}, repeats)
         target = 0.25 if adapted.beside else None
         figures.append(compared(f"{name}: step / LoRA's", timings, name, "lora", target))
         step[name] = figures[-1].wall.value
