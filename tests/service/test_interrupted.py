@@ -34,7 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def started(place: Path, out: str, *options: str) -> subprocess.Popen[str]:
-    arguments = ["fit", "train.csv", "--backbone", "deep", "--recipe", "lora:steps=150", "--out", out, *options]
+    arguments = ["fit", "train.csv", "--backbone", "deep", "--recipe", "lora:steps=400", "--out", out, *options]
     return subprocess.Popen(
         [sys.executable, "-c", OFTEN, *arguments], cwd=place, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
