@@ -68,6 +68,8 @@ def _take(connection: sqlite3.Connection, source: Path) -> None:
             (DONE, FAILED),
         ).fetchall()
         choices = rows.execute("SELECT recipe, task, digest, command FROM choices").fetchall()
+    if placed := next((command for *_, command in choices if " /" in command), None):
+        raise SystemExit(f"{source} names a path of this machine, in a choice made by: {placed}")
     places = [ours.index(name) for name in PLACE]
     newest = {tuple(row[i] for i in places): row for row in ended}
     same = " AND ".join(f"{name} = ?" for name in PLACE)
