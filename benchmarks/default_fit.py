@@ -1,9 +1,10 @@
-"""The default fit, with folds, calibration and final model, against a `peft` LoRA fit of 20 epochs."""
+"""The default fit, with folds, calibration and final model, against `peft` LoRA, 20 epochs, and without its prior."""
 
 from __future__ import annotations
 
 import importlib.util
 import random
+from functools import partial
 
 import torch
 from benchmarks.subjects import DATA, Peer, examples, minilm, peft_lora, realistic_texts, rows_of
@@ -11,6 +12,7 @@ from benchmarks.timing import Figure, Ratio, Report, compared, interleave
 
 from handful.batches import gather, lengths
 from handful.prompts import encode
+from handful.types import Example, Task
 
 SHOTS, EPOCHS, BATCH = 16, 20, 16
 SETFIT_OVER_PEFT = 490 / 94
@@ -22,17 +24,25 @@ def run(quick: bool) -> Report:
         return Report([], {"skipped": "handful.classifier is not there"})
     from handful.classifier import FewShotClassifier
     from handful.features import memory
+    from handful.recipes import recipe
 
     texts, labels = rows()
     epochs = 1 if quick else 4
     classes = sorted(set(labels))
     batch = encode(minilm(), examples(texts))
     y = torch.tensor([classes.index(label) for label in labels])
+    task = Task(
+        "reviews", [Example(text, label=label) for text, label in zip(texts, labels, strict=True)], tuple(classes)
+    )
     peer = Peer(peft_lora(), classes=len(classes))
 
     def default() -> None:
         memory.cache_clear()  # nothing known beforehand
         FewShotClassifier(backbone="minilm", seed=0).fit(texts, labels)
+
+    def fit(**options: str) -> None:
+        memory.cache_clear()
+        recipe("default")([task], minilm(), seed=0, **options)
 
     def peft() -> None:
         for epoch in range(epochs):
@@ -41,6 +51,7 @@ def run(quick: bool) -> Report:
                 peer.step(gather(batch, part).inputs, y[part])
 
     timings = interleave({"default": default, "peft": peft}, 2 if quick else 3)
+    plain = interleave({"with": fit, "without": partial(fit, prior="none")}, 3 if quick else 15)
     figure = compared(
         f"default fit / peft LoRA, {EPOCHS} epochs", timings, "default", "peft", 0.15, scale=epochs / EPOCHS
     )
@@ -49,12 +60,13 @@ def run(quick: bool) -> Report:
         *(Ratio(*(x / SETFIT_OVER_PEFT for x in (figure.wall.value, figure.wall.low, figure.wall.high))),),
         target=1 / 30,
     )
+    prior = compared("default fit with the shipped prior / without", plain, "with", "without", 1.0)
     details = {
         "classes": len(classes), "rows": len(y), "mean_tokens": round(float(lengths(batch).float().mean()), 1),
         "peft_epochs_timed": epochs, "peft_epochs_scaled_to": EPOCHS, "peft_batch": BATCH,
         "setfit_over_peft": round(SETFIT_OVER_PEFT, 2), "seconds": timings.medians(),
     }  # fmt: skip
-    return Report([figure, against], details)
+    return Report([figure, against, prior], details)
 
 
 def rows() -> tuple[list[str], list[str]]:

@@ -130,7 +130,7 @@ def each_set(results: Sequence[Result], k: int, recipes: Sequence[str] = MAIN) -
     for task in tasks:
         here = {arm: {p: r for p, r in own.items() if p in common and p[0].task == task} for arm, own in table.items()}
         seeds = len({seed for _, _, seed in next(iter(here.values()))})
-        lines.append(f"| {marked(task)} | " + " | ".join([*map(_mean, here.values()), _gap(here), str(seeds)]) + " |")
+        lines.append(f"| {marked(task)} | " + " | ".join([*map(mean, here.values()), _gap(here), str(seeds)]) + " |")
     whole = [f"**{100 * clustered(grouped(_scores(own, common))).value:.1f}**" for own in table.values() if common]
     lines.append("| **mean of sets** | " + " | ".join(whole) + " | | |")
     left = [f"- left out, with {len(places)} of {most} cells: {named(arm)}" for arm, places in short.items()]
@@ -141,7 +141,8 @@ def _scores(cells: dict[Place, Result], common: set[Place]) -> dict[Place, float
     return scores({place: result for place, result in cells.items() if place in common})
 
 
-def _mean(cells: dict[Place, Result]) -> str:
+def mean(cells: dict[Place, Result]) -> str:
+    """Over tasks, with the interval over draws."""
     return shown(clustered(grouped(scores(cells)), steps=step_sizes(cells)))
 
 

@@ -64,7 +64,7 @@ def train(data: str, out: Path, without: Sequence[str]) -> None:
     """`handful meta-train`, which prints the validation curve."""
     steps = LEFT_OUT_STEPS if without else STEPS
     name = "-".join(["without", *without]) if without else "minilm"
-    _handful(
+    handful(
         "meta-train", *sources(data, without), "--data", data, "--method", METHOD, "--algorithm", "protonet",
         "--steps", str(steps),
         "--episodes", str(EPISODES), "--lr", f"{LR:g}", "--looks", "70", "--validation", "0.2",
@@ -77,11 +77,11 @@ def measure(data: str, out: Path, store: Path) -> None:
     common = ("--data", data, "--store", str(store), "--shots", "4,8,16", "--seeds", "5")
     for domain, tasks in MEASURED.items():
         own = f"default:prior={os.path.relpath(out / f'without-{domain}')}"
-        _handful("compare", *tasks, "--recipes", ",".join([own, *RECIPES]), *common)
-    _handful("compare", "leopard", "--recipes", ",".join(["default", *RECIPES]), *common)
+        handful("compare", *tasks, "--recipes", ",".join([own, *RECIPES]), *common)
+    handful("compare", "leopard", "--recipes", ",".join(["default", *RECIPES]), *common)
 
 
-def _handful(*arguments: str) -> None:
+def handful(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "handful", *arguments], check=True)
 
 

@@ -7,18 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from arms_tables import arms_table
 from dev_tables import shown
 from handful.cells import Result
 from handful.folders import MANIFEST
 from handful.paired import compare
-from handful.stats import Arm, Place, by_arm, clustered, grouped, scores, step_sizes
+from handful.stats import Arm
 from handful.suites import suite
 
 SHIPPED = Path(__file__).parents[1] / "src" / "handful" / "priors" / "minilm"
 WITH, WITHOUT, BEST = "default with prior", "default:prior=none", "embedding-lr"
-ARMS = (WITH, WITHOUT, BEST, "peft-lora", "setfit")
-NAMES = {WITHOUT: "without", BEST: "embedding + LR", "peft-lora": "peft LoRA", "setfit": "SetFit"}
-PEERS = {"embedding-lr", "peft-lora", "setfit"}
+PEERS = {BEST: "embedding + LR", "peft-lora": "peft LoRA", "setfit": "SetFit"}
+NAMES = {WITH: "with prior", WITHOUT: "without"} | PEERS
 
 
 def measured(results: Iterable[Result], others: Iterable[Result], of: str) -> list[Result]:
@@ -26,7 +26,9 @@ def measured(results: Iterable[Result], others: Iterable[Result], of: str) -> li
     found = [_renamed(r) for r in results if r.cell.suite == of]
     places = {(r.cell.task, r.cell.shots, r.cell.seed) for r in found}
     have = {r.cell.recipe for r in found}
-    more = [r for r in others if r.cell.recipe in PEERS - have and r.cell.suite == of and r.cell.backbone == "minilm"]
+    more = [
+        r for r in others if r.cell.recipe in set(PEERS) - have and r.cell.suite == of and r.cell.backbone == "minilm"
+    ]
     return [*found, *(r for r in more if (r.cell.task, r.cell.shots, r.cell.seed) in places)]
 
 
@@ -37,19 +39,8 @@ def _renamed(result: Result) -> Result:
 
 
 def each_task(results: Sequence[Result], k: int) -> list[str]:
-    """A row a task, a column an arm that has them all, and what the prior gives there, paired by draw."""
-    cells = {arm.recipe: own for arm, own in by_arm(r for r in results if r.cell.shots == k).items()}
-    if WITH not in cells:
-        return ["None yet.", ""]
-    arms = [name for name in ARMS if len(cells.get(name, {})) == len(cells[WITH])]
-    heads = ["task", *(NAMES.get(name, name) for name in arms), "gain of the prior", "over embedding + LR"]
-    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
-    for task in sorted({place[0].task for place in cells[WITH]}):
-        here = [_mean({p: r for p, r in cells[name].items() if p[0].task == task}) for name in arms]
-        rows = [r for r in results if r.cell.task == task]
-        lines.append("| " + " | ".join([task, *here, *_gaps(rows, k, (WITHOUT, BEST))]) + " |")
-    means = [f"**{_mean(cells[name])}**" for name in arms]
-    return [*lines, "| " + " | ".join(["**mean**", *means, *_gaps(results, k, (WITHOUT, BEST))]) + " |", ""]
+    """A row a task, a column an arm that was run on all of them."""
+    return arms_table(results, {_arm(name): said for name, said in NAMES.items()}, k)
 
 
 def gains(results: Sequence[Result]) -> list[str]:
@@ -57,7 +48,7 @@ def gains(results: Sequence[Result]) -> list[str]:
     shots = sorted({r.cell.shots for r in results})
     lines = ["| gain of `default` with its prior over | " + " | ".join(f"k = {k}" for k in shots) + " | tasks |"]
     lines.append("| --- |" + " ---: |" * (len(shots) + 1))
-    for other in ARMS[1:]:
+    for other in list(NAMES)[1:]:
         found = [compare(results, _arm(WITH), _arm(other), shots=k) for k in shots]
         if not any(found):
             continue
@@ -97,14 +88,5 @@ def missing(results: Sequence[Result], name: str) -> str:
     return ", ".join(task.name for task in suite(name).tasks if task.name not in have) or "none"
 
 
-def _gaps(results: Sequence[Result], k: int, others: Sequence[str]) -> list[str]:
-    found = [compare(results, _arm(WITH), _arm(other), shots=k) for other in others]
-    return [shown(c.span, signed=True) if c else "-" for c in found]
-
-
 def _arm(recipe: str) -> Arm:
     return Arm(recipe, "minilm")
-
-
-def _mean(cells: dict[Place, Result]) -> str:
-    return shown(clustered(grouped(scores(cells)), steps=step_sizes(cells)))

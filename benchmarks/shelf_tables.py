@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from dev_tables import shown
+from dev_tables import mean, shown
 from handful.cells import Result
 from handful.paired import compare
 from handful.recipes import parse, written
-from handful.stats import Arm, Place, by_arm, clustered, grouped, scores, step_sizes
+from handful.stats import Arm, by_arm, clustered, grouped, scores, step_sizes
 
 SPEED, COSTS = (Path(__file__).parent / "results" / f"{name}.json" for name in ("shelf", "shelf_costs"))
 REFERENCE = "full"
@@ -40,7 +40,7 @@ def table(results: Sequence[Result], k: int) -> list[str]:
     lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
     means = {arm: clustered(grouped(scores(own)), steps=step_sizes(own)) for arm, own in whole.items()}
     for arm in sorted(means, key=lambda arm: -means[arm].value):
-        each = [_mean({p: r for p, r in whole[arm].items() if p[0].task == task}) for task in tasks]
+        each = [mean({p: r for p, r in whole[arm].items() if p[0].task == task}) for task in tasks]
         gap = compare(results, arm, full, shots=k) if full and arm != full else None
         rate = f"{parse(arm.recipe)[1]['lr']:g}"
         row = [f"`{name_of(arm.recipe)}`", rate, *each, shown(means[arm]), shown(gap.span, signed=True) if gap else ""]
@@ -75,10 +75,6 @@ def speed() -> list[str]:
         said = "" if target is None else f"at most {target:g}: {'reached' if figure['reached'] else '**missed**'}"
         lines.append(f"| {figure['name']} | {wall['value']:.2f} | {wall['low']:.2f} to {wall['high']:.2f} | {said} |")
     return [*lines, ""]
-
-
-def _mean(cells: dict[Place, Result]) -> str:
-    return shown(clustered(grouped(scores(cells)), steps=step_sizes(cells)))
 
 
 def _costs(arm: Arm, results: Sequence[Result]) -> list[str]:

@@ -118,12 +118,22 @@ def probabilities(scores: ArrayLike, kind: TaskKind = "classification", temperat
 
 def log_losses(scores: ArrayLike, labels: ArrayLike, kind: TaskKind = "classification") -> Floats:
     """Log-loss `[..., n]` of scores `[..., n, C]`, in nats; multi-label: the mean over labels."""
+    return _losses(_margins(scores, labels, kind), kind)
+
+
+def _margins(scores: ArrayLike, labels: ArrayLike, kind: TaskKind) -> Floats:
+    """By how much each class is ahead of the true one, or each label on its wrong side; same shape as `scores`."""
     logits, truth = np.clip(np.asarray(scores, float), -1e6, 1e6), np.asarray(labels, np.int64)
     if kind == "multilabel":
-        return np.logaddexp(0.0, logits * (1 - 2 * truth)).mean(-1)
-    gaps = logits - logits[..., np.arange(len(truth)), truth][..., None]
-    top = gaps.max(-1, keepdims=True)
-    return np.log(np.exp(gaps - top).sum(-1)) + top[..., 0]
+        return logits * (1 - 2 * truth)
+    return logits - logits[..., np.arange(len(truth)), truth][..., None]
+
+
+def _losses(margins: Floats, kind: TaskKind) -> Floats:
+    if kind == "multilabel":
+        return np.logaddexp(0.0, margins).mean(-1)
+    top = margins.max(-1, keepdims=True)
+    return np.log(np.exp(margins - top).sum(-1)) + top[..., 0]
 
 
 def temperature(scores: ArrayLike, labels: ArrayLike, kind: TaskKind = "classification") -> float:
@@ -132,11 +142,11 @@ def temperature(scores: ArrayLike, labels: ArrayLike, kind: TaskKind = "classifi
     Least summed log-loss plus log(T)^2 / 2 (a standard normal prior on log T, so about one row's worth of doubt) in
     0.05 to 20: finite where every row is right, 1 where there is no row.
     """
-    values, truth = np.asarray(scores, float), np.asarray(labels)
+    margins = _margins(scores, labels, kind)
     low, high = float(np.log(0.05)), float(np.log(20.0))
-    for _ in range(5 if len(values) else 0):  # ever finer grids, between the neighbours of the best point
+    for _ in range(5 if len(margins) else 0):  # ever finer grids, between the neighbours of the best point
         grid = np.linspace(low, high, 15)
-        best = int(np.argmin([log_losses(values / np.exp(t), truth, kind).sum() + t * t / 2 for t in grid]))
+        best = int(np.argmin([_losses(margins / np.exp(t), kind).sum() + t * t / 2 for t in grid]))
         low, high = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, 14)])
     return float(np.exp((low + high) / 2))
 
