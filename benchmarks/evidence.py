@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import dev_tables
+import meta_tables
 import prior_tables
 import shelf_tables
 from claims import RESULTS, STRENGTH, UNTESTED, claim_table, index_table, read, results_of
@@ -23,7 +24,9 @@ from handful.cells import Result
 from handful.suites.dev import CHOSEN_ON, SUITE
 
 PAGE = RESULTS.parent / "docs" / "results.md"
-STORE, SHELF, PRIOR = (RESULTS / f"{name}.sqlite" for name in ("dev", "shelf", "prior"))
+STORE, SHELF, PRIOR, ARMS, PRIMED = (
+    RESULTS / f"{name}.sqlite" for name in ("dev", "shelf", "prior", "arms", "priming")
+)  # fmt: skip
 
 
 def page(store: Path = STORE) -> str:
@@ -33,6 +36,7 @@ def page(store: Path = STORE) -> str:
     claims = read()
     results = dev_tables.own(results_of(store))
     unseen, leopard = (prior_tables.measured(results_of(PRIOR), results, own) for own in ("dev", "leopard"))
+    arms, primed = meta_tables.meta_arms(results_of(ARMS)), meta_tables.primed_arms(results_of(PRIMED))
     verdicts = Counter(claim.verdict for claim in claims)
     prose = Environment(loader=FileSystemLoader(RESULTS), undefined=StrictUndefined, keep_trailing_newline=True)
     return prose.get_template("results.md.j2").render(
@@ -55,6 +59,9 @@ def page(store: Path = STORE) -> str:
         leopard={k: _text(prior_tables.each_task(leopard, k)) for k in SUITE.shots},
         leopard_gains=_text(prior_tables.gains(leopard)),
         leopard_worst=prior_tables.worst(leopard),
+        leopard_recalled=_text(prior_tables.recalled(leopard)),
+        arms={k: _text(meta_tables.meta_table(arms, k)) for k in shots_of(arms)},
+        primed={k: _text(meta_tables.primed_table(primed, k)) for k in shots_of(primed)},
         prior=prior_tables.cost(),
         leopard_missing=prior_tables.missing(leopard, "leopard"),
         failed=_text(dev_tables.failed(results)),
@@ -63,6 +70,10 @@ def page(store: Path = STORE) -> str:
         chosen=", ".join(CHOSEN_ON),
         seeds=SUITE.seeds,
     )
+
+
+def shots_of(results: Iterable[Result]) -> list[int]:
+    return sorted({r.cell.shots for r in results})
 
 
 def made_with(results: Sequence[Result]) -> str:

@@ -29,7 +29,7 @@ ARMS = {
 """Folder -> the method, the algorithm, and the share of hidden words (0.5 as in the released Hybrid-SMLMT)."""
 
 ADAPT, TUNE = "steps=50:num_folds=0", "steps=50:num_folds=0"
-TASKS = ("sentiment_kitchen", "rating_electronics", "scitail", "restaurant", "political_bias")
+TASKS = ("sentiment_kitchen", "rating_electronics", "airline", "restaurant", "political_bias")
 
 
 def learned_from(data: str, cloze: float) -> list[str]:
@@ -53,7 +53,7 @@ def train(data: str, out: Path) -> None:
         )  # fmt: skip
 
 
-def measure(data: str, out: Path, store: Path) -> None:
+def measure(data: str, out: Path, store: Path, shots: str) -> None:
     """`handful compare` of all arms."""
     priors = {name: os.path.relpath(out / name) for name in ARMS}
     recipes = [
@@ -62,7 +62,7 @@ def measure(data: str, out: Path, store: Path) -> None:
     ]  # fmt: skip
     handful(
         "compare", *(f"leopard/{task}" for task in TASKS), "--data", data, "--recipes", ",".join(recipes),
-        "--shots", "4,8,16", "--seeds", "5", "--store", str(store),
+        "--shots", shots, "--seeds", "5", "--store", str(store),
     )  # fmt: skip
 
 
@@ -72,11 +72,12 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--store", type=Path, default=Path("results/arms.sqlite"))
+    parser.add_argument("--shots", default="4,8,16")
     asked = parser.parse_args()
     if asked.what == "train":
         train(asked.data, asked.out)
     else:
-        measure(asked.data, asked.out, asked.store)
+        measure(asked.data, asked.out, asked.store, asked.shots)
 
 
 if __name__ == "__main__":
