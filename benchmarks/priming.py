@@ -38,7 +38,7 @@ def measure(data: str, backbone: Path, out: Path, store: Path, shots: str) -> No
     """`handful compare` on the other languages: adapters on each backbone, and full fine-tuning."""
     common = ("--data", data, "--shots", shots, "--seeds", "5", "--store", str(store))
     folders = ",".join(os.path.relpath(folder) for folder in (backbone, *(out / name for name in ARMS)))
-    handful("compare", *TARGETS, "--backbones", folders, "--recipes", f"{METHOD}:{TUNED}", *common)
+    handful("compare", *TARGETS, "--backbones", folders, "--recipes", f"{METHOD}:lr=0.006:{TUNED}", *common)
     full = f"full:start=6:lr=0.001:{TUNED}"
     handful("compare", *TARGETS, "--backbones", os.path.relpath(backbone), "--recipes", full, *common)
 

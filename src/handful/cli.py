@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 
-from handful import __version__, cli_meta, cli_runs
+from handful import __version__, cli_bill, cli_meta, cli_runs
 from handful.errors import HandfulError, HandfulWarning
 
 app = typer.Typer(
@@ -192,6 +192,7 @@ app.command(no_args_is_help=True)(cli_runs.search)
 app.command(no_args_is_help=True)(cli_runs.report)
 app.command("meta-train", no_args_is_help=True)(cli_meta.meta_train)
 app.command(no_args_is_help=True)(cli_meta.prime)
+app.command(no_args_is_help=True)(cli_bill.bill)
 app.add_typer(methods, name="methods")
 app.add_typer(cli_runs.runs, name="runs")
 app.add_typer(cli_runs.suites, name="suites")

@@ -21,7 +21,7 @@ def known() -> dict[str, Any]:
 
 def canonical(name: str) -> str:
     """The one name of a known shape that has several."""
-    return known()["shape"].get(name, {}).get("as", name)
+    return known()["shape"].get(name.lower(), {}).get("as", name)
 
 
 @cache
@@ -66,8 +66,8 @@ def _settings(said: str) -> dict[str, Any]:
         except BackboneError:
             if said not in shapes:
                 raise
-    if said in shapes:
-        return {name: value for name, value in shapes[canonical(said)].items() if name != "stand_in"}
+    if said.lower() in shapes:
+        return {name: value for name, value in shapes[canonical(said).lower()].items() if name != "stand_in"}
     if Path(said).exists():
         return _read(said, Path(said))
     raise BackboneError(
