@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from handful.bill import Bill, Work, attention_flops, break_even, prompting, tok
 from handful.cli import app
 from handful.costs import count_flops
 from handful.errors import BackboneError, RequestError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -102,3 +105,10 @@ def test_the_command() -> None:
     shown = CliRunner().invoke(app, asked).output
     assert all(said in shown for said in ("1.1e+12", "1.4e+15", "2.7e+16", "4.1 MiB", "from 19 answers on"))
     assert replace(Work(), shots=0).context == 0
+
+
+def test_the_committed_page_is_what_the_shapes_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import cost_page
+
+    assert cost_page.page() == cost_page.PAGE.read_text(encoding="utf-8"), "run python benchmarks/cost_page.py"
