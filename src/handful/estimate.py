@@ -125,7 +125,7 @@ def _margins(scores: ArrayLike, labels: ArrayLike, kind: TaskKind) -> Floats:
     """By how much each class is ahead of the true one, or each label on its wrong side; same shape as `scores`."""
     logits, truth = np.clip(np.asarray(scores, float), -1e6, 1e6), np.asarray(labels, np.int64)
     if kind == "multilabel":
-        return logits * (1.0 - 2.0 * truth)
+        return np.where(truth == 1, -logits, logits)
     return logits - logits[..., np.arange(len(truth)), truth][..., None]
 
 
