@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from handful.errors import BackboneError
 from handful.families import Family, families
 from handful.families import family_of as table_of
-from handful.fingerprints import cached_fingerprint, weights_fingerprint
+from handful.fingerprints import cached_fingerprint, complete, weights_fingerprint
 from handful.primed import is_primed, read_primed
 from handful.types import split_id
 
@@ -125,9 +125,14 @@ def load(
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         with _quiet():
-            model = AutoModel.from_pretrained(source, trust_remote_code=False, dtype="auto", **options)
+            model, told = AutoModel.from_pretrained(
+                source, trust_remote_code=False, dtype="auto", output_loading_info=True, **options
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise _not_found(base, error) from error
+    missing = sorted(told["missing_keys"])
+    if lacking := missing if family_of(model).pooling == "pooler" else complete(model, missing):
+        raise _not_found(base, OSError(f"its files lack {len(lacking)} weights, {lacking[0]} first"))
     tokenizer = None
     if _reads_text(config.model_type):
         try:
@@ -217,14 +222,16 @@ def family_of(model: nn.Module) -> Family:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bar of transformers' own while weights are read."""
+    """No progress bar of transformers' own while weights are read, and no report: what matters of it is an error."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 

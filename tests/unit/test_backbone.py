@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertModel
 
 from handful import backbone as backbones
@@ -120,6 +122,31 @@ def test_a_damaged_folder(folder: Path, tmp_path: Path, damage: str) -> None:
     with pytest.raises(BackboneError) as caught:
         load(own)
     assert str(own) in str(caught.value)
+
+
+def test_a_checkpoint_without_a_pooler_is_the_same_backbone_each_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own = Path(shutil.copytree(folder, tmp_path / "model"))
+    weights = load_file(own / "model.safetensors")
+    save_file({n: p for n, p in weights.items() if "pooler" not in n}, own / "model.safetensors", {"format": "pt"})
+    prints = set()
+    for run in ("a", "b"):
+        monkeypatch.setenv("HANDFUL_CACHE", str(tmp_path / run))
+        torch.manual_seed(ord(run))
+        prints.add(load(own).fingerprint)
+    assert len(prints) == 1
+    assert prints != {load(folder).fingerprint}
+    assert capfd.readouterr().err == ""
+
+
+def test_a_checkpoint_without_weights_that_are_needed_is_none(folder: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(folder, tmp_path / "model"))
+    weights = load_file(own / "model.safetensors")
+    gone = next(name for name in weights if "attention.self.key" in name)
+    save_file({n: p for n, p in weights.items() if n != gone}, own / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BackboneError, match=f"lack 1 weights, {re.escape(gone)} first"):
+        load(own)
 
 
 def test_an_architecture_without_a_table_shows_the_table_to_write() -> None:
