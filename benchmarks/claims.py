@@ -130,7 +130,8 @@ def _count_line(figure: Mapping[str, Any]) -> Line:
 
 def _compare_line(figure: Mapping[str, Any], folder: Path) -> Line:
     asked = figure["compare"]
-    first, second = (Arm(asked[name], asked.get("backbone", "minilm")) for name in ("first", "second"))
+    backbones = asked.get("backbones", ["minilm", "minilm"])
+    first, second = (Arm(asked[name], own) for name, own in zip(("first", "second"), backbones, strict=True))
     rows = [
         result for result in results_of(folder / f"{asked['store']}.sqlite")
         if result.cell.suite == asked["suite"] and result.cell.shots in asked["shots"]
