@@ -28,8 +28,9 @@ ARMS = {
 }
 """Folder -> the method, the algorithm, and the share of hidden words (0.5 as in the released Hybrid-SMLMT)."""
 
-ADAPT, TUNE = "steps=50:num_folds=0", "steps=50:num_folds=0"
-TASKS = ("sentiment_kitchen", "rating_electronics", "airline", "restaurant", "political_bias")
+TUNED = "steps=25:num_folds=0"
+TASKS = ("airline", "political_bias", "restaurant")
+"""Those of short texts that are at hand."""
 
 
 def learned_from(data: str, cloze: float) -> list[str]:
@@ -46,8 +47,11 @@ def learned_from(data: str, cloze: float) -> list[str]:
 def train(data: str, out: Path) -> None:
     """`handful meta-train` of each arm that learns before a task is seen."""
     for name, (method, algorithm, cloze) in ARMS.items():
+        learned = learned_from(data, cloze)
+        if algorithm == "multitask":  # which takes sets with the labels that they have
+            learned = [spec for spec in learned if not re.search(":(grouped|domains|phrases)=", spec)]
         handful(
-            "meta-train", *learned_from(data, cloze), "--data", data, "--method", method, "--algorithm", algorithm,
+            "meta-train", *learned, "--data", data, "--method", method, "--algorithm", algorithm,
             "--steps", str(STEPS), "--episodes", str(EPISODES), "--lr", f"{LR:g}", "--validation", "0",
             "--held-out", "leopard", "--out", os.path.relpath(out / name), "--resume",
         )  # fmt: skip
@@ -57,8 +61,8 @@ def measure(data: str, out: Path, store: Path, shots: str) -> None:
     """`handful compare` of all arms."""
     priors = {name: os.path.relpath(out / name) for name in ARMS}
     recipes = [
-        *(f"adapt:prior={priors[name]}:{ADAPT}" for name in ("meta-adapters", "maml-adapters", "no-smlmt")),
-        f"{ALONE}:prior={priors['multitask']}:{TUNE}", f"{ALONE}:{TUNE}", f"full:{TUNE}", "probe",
+        *(f"adapt:prior={priors[name]}:{TUNED}" for name in ("meta-adapters", "maml-adapters", "no-smlmt")),
+        f"{ALONE}:prior={priors['multitask']}:{TUNED}", f"{ALONE}:{TUNED}", f"full:{TUNED}", "probe",
     ]  # fmt: skip
     handful(
         "compare", *(f"leopard/{task}" for task in TASKS), "--data", data, "--recipes", ",".join(recipes),
