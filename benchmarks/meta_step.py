@@ -21,7 +21,7 @@ from handful.outer import outer_gradient
 from handful.scoring import Classifier
 
 LENGTH, STEPS, LR = 32, 2, 0.01
-SHAPES = ((1, 4), (4, 4), (8, 4), (16, 4), (32, 4), (4, 16), (8, 16))
+SHAPES = ((1, 4), (4, 4), (8, 4), (16, 4), (32, 4), (4, 16), (8, 16), (16, 16), (32, 16))
 """Tasks, and rows of each as support and as query."""
 TARGETS = {(8, 4): 0.8}
 """A meta-step of eight tasks of four rows takes at most 1 / 1.25 of the loop's time; no other one takes longer."""
