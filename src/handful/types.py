@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from handful.templates import Template
+
 Params = dict[str, "dict[str, Tensor]"]
 """site name -> parameter name -> tensor, shaped `[...]` for one task or `[T, ...]` for T tasks."""
 
@@ -36,7 +38,7 @@ NORMS = frozenset(
 QUANTIZED = ("int8", "nf4", "bnb8")
 """How the weights of a backbone's blocks can be held in fewer bits; `quantize.py` says what each one is."""
 
-TaskKind = Literal["classification", "multilabel", "tagging"]
+TaskKind = Literal["classification", "multilabel", "tagging", "choice", "generation"]
 Label = str | tuple[str, ...]
 
 
@@ -45,20 +47,26 @@ class Example:
     """One row: a text, an optional second text, and a label (a tuple of labels for multi-label tasks).
 
     For tagging tasks `words` are the text's words, `text` is these joined by spaces, and `label` is the tuple of their
-    BIO tags.
+    BIO tags. `fields` are the columns of the row by name, for templates that ask for them. For choice tasks `choices`
+    are the answers to choose from in this row, and `label` is the right one; for generation tasks it is the answer, or
+    the tuple of all answers that count as right.
     """
 
     text: str
     text_pair: str | None = None
     label: Label | None = None
     words: tuple[str, ...] | None = None
+    fields: Mapping[str, str] | None = None
+    choices: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Task:
     """A named set of labelled examples. `labels` fixes the class order.
 
-    The labels of a tagging task are its tags: O, then B-X and I-X of each entity type X (`tagging.tag_set`).
+    The labels of a tagging task are its tags: O, then B-X and I-X of each entity type X (`tagging.tag_set`); choice
+    and generation tasks have none. `template` is a text that an encoder reads rows in; `templates` are the prompts of
+    tasks that end in text.
     """
 
     name: str
@@ -66,6 +74,7 @@ class Task:
     labels: tuple[str, ...]
     kind: TaskKind = "classification"
     template: str | None = None
+    templates: Sequence[Template] = ()
 
 
 @dataclass(frozen=True)

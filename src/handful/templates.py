@@ -1,0 +1,142 @@
+"""Rows -> prompts and the words of their choices: Jinja templates in a sandbox, which run no code and read no file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from handful.errors import DataError, RequestError
+from handful.types import Example
+
+if TYPE_CHECKING:
+    from jinja2 import Template as Compiled
+
+LONGEST = 1_000_000
+"""Most characters, or items, that a multiplication in a template may give."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """How a row becomes a prompt, and how its choices are written after it.
+
+    prompt  Jinja over the row's columns, `text`, `text_pair` ("" where there is none) and `choices`, all their words
+    answer  Jinja over the same and `choice`, the word of one
+    words   label -> word; where it is empty, labels and a row's own choices are their own words
+    cut     the column that is shortened, from its end, where a prompt is too long; None: the longest one
+    chat    whether the prompt is what a user says to an instruction-tuned decoder, in that decoder's own format
+    """
+
+    prompt: str
+    answer: str = "{{ choice }}"
+    words: Mapping[str, str] = field(default_factory=dict[str, str])
+    cut: str | None = None
+    chat: bool = False
+    name: str = "default"
+
+    def render(self, example: Example, labels: Sequence[str], where: str = "a row") -> Prompt:
+        """The prompt of a row and the text of each choice: the row's own, or the task's `labels`.
+
+        DataError names the row by `where` for a column that it lacks, and for choices that are empty or alike.
+        """
+        known = columns(example)
+        words = self.worded(labels if example.choices is None else example.choices)
+        asked = f"The template {self.name!r} was to be filled from {where}."
+        text = fill(self.prompt, known | {"choices": words}, asked)
+        choices = tuple(fill(self.answer, known | {"choices": words, "choice": word}, asked) for word in words)
+        check_choices(choices, where)
+        return Prompt(text, choices)
+
+    def worded(self, labels: Sequence[str]) -> list[str]:
+        """The word of each label. RequestError for labels that have none."""
+        if lacking := [label for label in labels if self.words and label not in self.words]:
+            raise RequestError(
+                f"Words were looked for in the template {self.name!r}.",
+                f"It has none for {', '.join(map(repr, lacking[:5]))}; it has them for {', '.join(self.words)}.",
+                "Give every label a word, or none of them.",
+            )
+        return [self.words.get(label, label) for label in labels]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `Template(**...)` makes it from again."""
+        return asdict(self) | {"words": dict(self.words)}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A row as the backbone sees it: what comes before the answer, and what could be the answer."""
+
+    text: str
+    choices: tuple[str, ...]
+
+
+CLASSIFICATION = Template(
+    prompt=(
+        'Which label does the text have: {{ choices | join(", ") }}?\n'
+        "Text: {{ text }}\n{% if text_pair %}Second text: {{ text_pair }}\n{% endif %}Label:"
+    )
+)
+CHOICE = Template(prompt="{{ text }}\n{% if text_pair %}{{ text_pair }}\n{% endif %}Answer:")
+DEFAULTS = {"classification": CLASSIFICATION, "choice": CHOICE, "generation": CHOICE}
+"""What works for any table, by the kind of its task."""
+
+
+def columns(example: Example) -> dict[str, str]:
+    """What a template may ask for of a row, by name."""
+    return {**(example.fields or {}), "text": example.text, "text_pair": example.text_pair or ""}
+
+
+def fill(template: str, given: Mapping[str, Any], asked: str) -> str:
+    """A template with its places filled. DataError, which begins with `asked`, where that cannot be done."""
+    from jinja2 import TemplateError
+
+    try:
+        return compiled(template).render(given)
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        names = ", ".join(sorted(given))
+        raise DataError(asked, f"Jinja says: {str(error).rstrip('.')}.", f"A template may ask for {names}.") from error
+
+
+@cache
+def compiled(template: str) -> Compiled:
+    """A template that is ready to be filled. RequestError for one that is not Jinja."""
+    from jinja2 import StrictUndefined, TemplateSyntaxError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+
+    class Sandbox(ImmutableSandboxedEnvironment):
+        intercepted_binops = frozenset({"*", "**"})  # one line of them can fill all memory
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            size = max(len(x) if hasattr(x, "__len__") else 0 for x in (left, right))
+            number = max((abs(x) for x in (left, right) if isinstance(x, (int, float))), default=0)
+            if (size * number if operator == "*" else number**2) > LONGEST:
+                raise SecurityError(f"{operator!r} would give too much")
+            return super().call_binop(context, operator, left, right)
+
+    try:
+        return Sandbox(undefined=StrictUndefined).from_string(template)
+    except TemplateSyntaxError as error:
+        raise RequestError(
+            f"The template {template[:80]!r} was given.", f"Line {error.lineno}: {(error.message or "").rstrip(".")}.",
+            "Write columns as {{ name }}; Jinja's documentation has the rest.",
+        ) from error  # fmt: skip
+
+
+def check_choices(choices: Sequence[str], where: str) -> None:
+    """DataError unless there are at least two choices, none of them empty and no two alike."""
+    asked = f"The choices of {where} were read."
+    if len(choices) < 2:
+        raise DataError(asked, f"There are {len(choices)}.", "Give at least two.")
+    if empty := [str(i + 1) for i, choice in enumerate(choices) if not choice.strip()]:
+        raise DataError(asked, f"Number {', '.join(empty)} is empty.", "Write what it stands for.")
+    spoken = [choice.strip() for choice in choices]
+    if twice := next((choice for i, choice in enumerate(spoken) if choice in spoken[:i]), None):
+        raise DataError(asked, f"{twice!r} is there twice.", "Give each choice words of its own.")
+
+
+def prefixes(choices: Sequence[str]) -> tuple[str, str] | None:
+    """A choice and another that goes on from it, if there are such: "up" and "up there"."""
+    spoken = sorted(choice.strip() for choice in choices)
+    return next(((a, b) for a, b in pairwise(spoken) if b.startswith(a)), None)
