@@ -103,7 +103,8 @@ def fill(template: str, given: Mapping[str, Any], asked: str) -> str:
 def compiled(template: str) -> Compiled:
     """A template that is ready to be filled. RequestError for one that is not Jinja."""
     from jinja2 import StrictUndefined, TemplateSyntaxError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+    from jinja2.exceptions import SecurityError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Sandbox(ImmutableSandboxedEnvironment):
         intercepted_binops = frozenset({"*", "**"})  # one line of them can fill all memory
@@ -118,8 +119,9 @@ def compiled(template: str) -> Compiled:
     try:
         return Sandbox(undefined=StrictUndefined).from_string(template)
     except TemplateSyntaxError as error:
+        said = str(error.message).rstrip(".")
         raise RequestError(
-            f"The template {template[:80]!r} was given.", f"Line {error.lineno}: {(error.message or "").rstrip(".")}.",
+            f"The template {template[:80]!r} was given.", f"Line {error.lineno}: {said}.",
             "Write columns as {{ name }}; Jinja's documentation has the rest.",
         ) from error  # fmt: skip
 
