@@ -38,6 +38,8 @@ from handful.types import Params, Task, TaskKind, split_id
 __all__ = ["MANIFEST", "Artifact", "check_target", "load", "save", "size_on_disk"]
 
 WHAT = "fitted task"
+HEADLESS = ("choices",)
+"""Kinds of features that are read in words, without a class head."""
 _KEPT_AS_IS = (
     "recipe", "backbone", "fingerprint", "task", "kind", "text_pair", "template", "method", "sites", "prior",
     "features", "temperature", "estimate", "cost", "seed",
@@ -78,7 +80,7 @@ class Artifact:
     params                 the method's parameters by site; empty for a head alone
     method, sites          `methods.to_spec` of the method, and name, role and layer of each site
     prior                  digest of the shipped prior that `features` are of, in place of params (`priors.named`)
-    head                   `weight [C, D]`, `bias [C]` and the constants of `features`
+    head                   `weight [C, D]`, `bias [C]` and the constants of `features`; empty for tasks that end in text
     features               how rows become what the head reads (`predictor.py`)
     temperature            divides the scores before they become probabilities
     estimate               `Estimate.to_dict()`: what cross-validation says about accuracy
@@ -169,7 +171,10 @@ def load(folder: str | os.PathLike[str]) -> Artifact:
         except (MethodError, KeyError) as error:
             raise damaged(path, WHAT, f"its method cannot be made here ({error})") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in head.items()}
-    if [shapes.get(name, ())[:1] for name in ("weight", "bias")] != [(len(manifest.labels),)] * 2:
+    if (
+        manifest.features["kind"] not in HEADLESS
+        and [shapes.get(name, ())[:1] for name in ("weight", "bias")] != [(len(manifest.labels),)] * 2
+    ):
         raise damaged(path, WHAT, f"its head has shapes {shapes} for {len(manifest.labels)} labels")
     kept = manifest.model_dump(exclude={"schema_version", "files", "versions", "labels", "notes"})
     return Artifact(**kept, labels=tuple(manifest.labels), notes=tuple(manifest.notes), head=head, params=params)

@@ -93,6 +93,13 @@ def aliases() -> dict[str, Callable[[], str]]:
     return built_in | {point.name: point.load() for point in entry_points(group="handful.backbones")}
 
 
+def source_of(id: str) -> str:
+    """The hub id or folder that a backbone's weights are read from, whatever was changed in them afterwards."""
+    name, _ = split_id(id)
+    base = read_primed(name).base if is_primed(name) else name
+    return aliases()[base]() if base in aliases() else base
+
+
 def load(
     id: str | os.PathLike[str],
     *,
@@ -120,11 +127,11 @@ def load(
         check(kind, shard=shard)
     primed = read_primed(name) if is_primed(name) else None
     base = primed.base if primed else name
-    source = aliases()[base]() if base in aliases() else base
+    source = source_of(base)
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        with _quiet():
+        with quiet():
             model, told = AutoModel.from_pretrained(
                 source, trust_remote_code=False, dtype="auto", output_loading_info=True, **options
             )
@@ -221,7 +228,7 @@ def family_of(model: nn.Module) -> Family:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bar of transformers' own while weights are read, and no report: what matters of it is an error."""
     from transformers.utils import logging
 
@@ -263,12 +270,9 @@ def _not_found(name: str, error: Exception) -> BackboneError:
 
 
 def _reads_text(model_type: str) -> bool:
-    """Whether a model of this type has a tokenizer: vision and pure speech encoders have none."""
-    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
-
+    """Whether a model of this type has a table of tokens, and so a tokenizer: vision and speech encoders have none."""
     family = families().get(model_type)
-    vision = family is not None and all(stack.name == "vision" for stack in family.stacks)
-    return model_type in TOKENIZER_MAPPING_NAMES and not vision and model_type not in ("wav2vec2", "hubert", "wavlm")
+    return family is not None and any("embeddings" in stack.outer for stack in family.stacks)
 
 
 def _sentence_settings(folder: Path) -> dict[str, Any]:

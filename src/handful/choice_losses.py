@@ -1,8 +1,8 @@
 """Losses of answers that end in text, from log-probabilities of their tokens (Liu et al. 2022, T-Few, section 3.2).
 
-`logp [..., C, L]` is the log-probability of each token of C choices, the end of the sequence among them; `mask
-[..., C, L]` is False where a choice has no token, and all False for a choice that only fills up a ragged row; `gold
-[...]` is the right one. Each gives one value a row `[...]`, in float32 or better.
+`logp [..., C, L]` is the log-probability of each token of C choices, the end of the sequence among them, -inf where a
+choice has no token, and wholly so for a choice that only fills up a ragged row; `gold [...]` is the right one. Each
+gives one value a row `[...]`, in float32 or better.
 """
 
 from __future__ import annotations
@@ -12,59 +12,73 @@ import math
 import torch
 from torch import Tensor
 
-from handful.losses import cross_entropy
+from handful.errors import RequestError
+from handful.losses import Loss, cross_entropy
 
 SURE = -1e-6
 """The largest log-probability of a wrong token that is told apart from certainty, so that its loss is finite."""
 PUBLISHED_FLOOR, PUBLISHED_ABSENT = 0.01, -100.0
 
 
-def language_modelling(logp: Tensor, mask: Tensor, gold: Tensor) -> Tensor:
+def language_modelling(logp: Tensor, gold: Tensor) -> Tensor:
     """Minus the mean log-probability of the right answer's tokens (equation 1)."""
-    return -_of_gold(mean_logp(logp, mask), gold)
+    return -mean_logp(logp).gather(-1, gold[..., None])[..., 0]
 
 
-def unlikelihood(logp: Tensor, mask: Tensor, gold: Tensor) -> Tensor:
+def unlikelihood(logp: Tensor, gold: Tensor) -> Tensor:
     """Minus the mean of `log(1 - p)` over the tokens of all wrong choices (equation 2); 0 where there are none."""
-    wrong = mask & ~_is_gold(mask, gold)
+    wrong = _wrong(logp, gold)
     each = torch.where(wrong, _log1mexp(torch.where(wrong, _float(logp), -1.0).clamp(max=SURE)), 0.0)
     return -each.sum((-2, -1)) / wrong.sum((-2, -1)).clamp(min=1)
 
 
-def length_normalised(logp: Tensor, mask: Tensor, gold: Tensor) -> Tensor:
+def length_normalised(logp: Tensor, gold: Tensor) -> Tensor:
     """Cross-entropy of the choices by their mean log-probabilities (equation 3)."""
-    return cross_entropy(mean_logp(logp, mask), gold)
+    return cross_entropy(mean_logp(logp), gold)
 
 
-def tfew(logp: Tensor, mask: Tensor, gold: Tensor) -> Tensor:
-    """The sum of the three, without weights."""
-    given = (logp, mask, gold)
-    return language_modelling(*given) + unlikelihood(*given) + length_normalised(*given)
+LOSSES = {"lm": language_modelling, "ul": unlikelihood, "ln": length_normalised}
 
 
-def unlikelihood_as_published(logp: Tensor, mask: Tensor, gold: Tensor) -> Tensor:
+def summed(said: str) -> Loss:
+    """The sum, without weights, of the losses that `said` names: "lm+ul+ln" are T-Few's. RequestError for others."""
+    names = said.split("+")
+    if wrong := [name for name in names if name not in LOSSES] or [name for name in names if names.count(name) > 1]:
+        found = f"{wrong[0]!r} is none of {', '.join(LOSSES)}, or is there twice."
+        raise RequestError(f"The losses {said!r} were asked for.", found, "Join some of them with +, such as lm+ul+ln.")
+
+    def loss(logp: Tensor, gold: Tensor) -> Tensor:
+        return torch.stack([LOSSES[name](logp, gold) for name in names]).sum(0)
+
+    return loss
+
+
+def unlikelihood_as_published(logp: Tensor, gold: Tensor) -> Tensor:
     """What the authors' code computes of a batch `[B, C, L]`, as one number `[]`: to compare with it, not to train on.
 
     `log(1 - p + 0.01)`; tokens of the right choice and places without a token count as p = exp(-100) in the sum, and
     not in the number that it is divided by, which is of the whole batch. It may be negative.
     """
-    wrong = mask & ~_is_gold(mask, gold)
+    wrong = _wrong(logp, gold)
     p = torch.where(wrong, _float(logp), PUBLISHED_ABSENT).exp()
     return -(1 - p + PUBLISHED_FLOOR).log().sum() / wrong.sum()
 
 
-def mean_logp(logp: Tensor, mask: Tensor) -> Tensor:
+def sum_logp(logp: Tensor) -> Tensor:
+    """Log-probability of each choice `[..., C]`; -inf for absent ones."""
+    real = logp > float("-inf")
+    return torch.where(real, _float(logp), 0.0).sum(-1).masked_fill(~real.any(-1), float("-inf"))
+
+
+def mean_logp(logp: Tensor) -> Tensor:
     """Mean log-probability of each choice's tokens `[..., C]`, by which choices are ranked; -inf for absent ones."""
-    mean = torch.where(mask, _float(logp), 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
-    return mean.masked_fill(~mask.any(-1), float("-inf"))
+    return sum_logp(logp) / (logp > float("-inf")).sum(-1).clamp(min=1)
 
 
-def _of_gold(values: Tensor, gold: Tensor) -> Tensor:
-    return values.gather(-1, gold[..., None])[..., 0]
-
-
-def _is_gold(mask: Tensor, gold: Tensor) -> Tensor:
-    return (torch.arange(mask.shape[-2], device=mask.device) == gold[..., None])[..., None]
+def _wrong(logp: Tensor, gold: Tensor) -> Tensor:
+    """`[..., C, L]`, True at the tokens of wrong choices."""
+    right = torch.arange(logp.shape[-2], device=logp.device) == gold[..., None]
+    return (logp > float("-inf")) & ~right[..., None]
 
 
 def _float(logp: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 
-from handful import __version__, cli_bill, cli_meta, cli_runs
+from handful import __version__, cli_bill, cli_meta, cli_prompt, cli_raft, cli_runs
 from handful.errors import HandfulError, HandfulWarning
 
 app = typer.Typer(
@@ -23,6 +23,10 @@ Text = Annotated[Optional[str], typer.Option(help="Column of the text; found by 
 Pair = Annotated[Optional[str], typer.Option("--text-pair", help="Column of the second text of a pair.")]  # noqa: UP045
 Label = Annotated[Optional[str], typer.Option(help="Column of the label.")]  # noqa: UP045
 Separator = Annotated[Optional[str], typer.Option(help="Several labels a row, separated by this.")]  # noqa: UP045
+Defined = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--definition", "-d", metavar="FILE|NAME", help="A task definition that says how rows are read."),
+]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]
 
 
@@ -51,10 +55,11 @@ def fit(
     text_pair: Pair = None,
     label: Label = None,
     multilabel_separator: Separator = None,
+    definition: Defined = None,
     backbone: Annotated[str, typer.Option(help="Alias, hub id or folder.")] = "minilm",
     recipe: Annotated[str, typer.Option(help="See `handful recipes`.")] = "default",
     prior: Annotated[Optional[Path], typer.Option(help="What `handful meta-train` wrote, to start from.")] = None,  # noqa: UP045
-    template: Annotated[Optional[str], typer.Option(help="Text with {text} and {text_pair}.")] = None,  # noqa: UP045
+    template: Annotated[Optional[str], typer.Option(help="Text with {text}, or Jinja: {{ column }}.")] = None,  # noqa: UP045
     shots: Annotated[Optional[int], typer.Option(min=1, help="So many rows a class, or entities a type.")] = None,  # noqa: UP045
     seed: Annotated[int, typer.Option(help="Decides folds, initial parameters and order.")] = 0,
     dtype: Annotated[Optional[str], typer.Option(help="Number format of the backbone, e.g. bfloat16.")] = None,  # noqa: UP045
@@ -69,8 +74,9 @@ def fit(
 
     commands.fit(
         train, out, columns={"text": text, "text_pair": text_pair, "label": label},
-        separator=multilabel_separator, backbone=f"{backbone}@{quantize}" if quantize else backbone, recipe=recipe,
-        prior=prior, template=template, shots=shots, seed=seed, dtype=dtype, device=device, cache=cache, resume=resume,
+        separator=multilabel_separator, definition=definition,
+        backbone=f"{backbone}@{quantize}" if quantize else backbone, recipe=recipe, prior=prior, template=template,
+        shots=shots, seed=seed, dtype=dtype, device=device, cache=cache, resume=resume,
         as_json=as_json,
     )  # fmt: skip
 
@@ -82,6 +88,7 @@ def predict(
     out: Annotated[Optional[Path], typer.Option(help="File for the answers, as JSON lines.")] = None,  # noqa: UP045
     text: Text = None,
     text_pair: Pair = None,
+    definition: Defined = None,
     backbone: Annotated[Optional[str], typer.Option(help="Where the task's backbone is now.")] = None,  # noqa: UP045
     device: Device = "cpu",
     as_json: Json = False,
@@ -90,7 +97,9 @@ def predict(
     from handful import commands
 
     columns = {"text": text, "text_pair": text_pair}
-    commands.predict(folder, source, out, columns=columns, backbone=backbone, device=device, as_json=as_json)
+    commands.predict(
+        folder, source, out, columns=columns, definition=definition, backbone=backbone, device=device, as_json=as_json
+    )
 
 
 @app.command(no_args_is_help=True)
@@ -101,6 +110,7 @@ def evaluate(
     text_pair: Pair = None,
     label: Label = None,
     multilabel_separator: Separator = None,
+    definition: Defined = None,
     backbone: Annotated[Optional[str], typer.Option(help="Where the task's backbone is now.")] = None,  # noqa: UP045
     device: Device = "cpu",
     as_json: Json = False,
@@ -110,8 +120,9 @@ def evaluate(
 
     columns = {"text": text, "text_pair": text_pair, "label": label}
     commands.evaluate(
-        folder, test, columns=columns, separator=multilabel_separator, backbone=backbone, device=device, as_json=as_json
-    )
+        folder, test, columns=columns, separator=multilabel_separator, definition=definition, backbone=backbone,
+        device=device, as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command(no_args_is_help=True)
@@ -193,7 +204,9 @@ app.command(no_args_is_help=True)(cli_runs.report)
 app.command("meta-train", no_args_is_help=True)(cli_meta.meta_train)
 app.command(no_args_is_help=True)(cli_meta.prime)
 app.command(no_args_is_help=True)(cli_bill.bill)
+app.command(no_args_is_help=True)(cli_prompt.prompt)
 app.add_typer(methods, name="methods")
+app.add_typer(cli_raft.raft, name="raft")
 app.add_typer(cli_runs.runs, name="runs")
 app.add_typer(cli_runs.suites, name="suites")
 

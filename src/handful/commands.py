@@ -36,21 +36,21 @@ from handful.prompts import targets
 from handful.recipes import recipe as recipe_named
 from handful.recipes import recipes
 from handful.shapes import shape
-from handful.sources import load, load_test, load_texts, load_words
+from handful.sources import load_words
+from handful.taskfiles import load_task
 from handful.types import Scores
 
 
 def fit(
-    train: str, out: Path, *, columns: Mapping[str, Any], separator: str | None, backbone: str, recipe: str,
-    prior: Path | None, template: str | None, shots: int | None, seed: int, dtype: str | None, device: str,
-    cache: Path | None, resume: bool, as_json: bool,
+    train: str, out: Path, *, columns: Mapping[str, Any], separator: str | None, definition: str | None,
+    backbone: str, recipe: str, prior: Path | None, template: str | None, shots: int | None, seed: int,
+    dtype: str | None, device: str, cache: Path | None, resume: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """`handful fit`."""
     quiet_libraries()
     artifacts.check_target(out)
     run = recipe_named(recipe, **({"prior": prior} if prior else {}))
-    task = load(train, **columns, name=Path(train).stem, multilabel_separator=separator)
-    task = replace(task, template=template)
+    task = load_task(train, definition=definition, columns=columns, separator=separator, template=template)
     task = draw_shots(task, shots, seed=seed) if shots is not None else task
     progress_folder = out.with_name(f".{out.name}.progress")
     if not resume:
@@ -75,14 +75,20 @@ def fit(
 
 
 def predict(
-    folder: Path, source: str, out: Path | None, *, columns: Mapping[str, Any], backbone: str | None,
-    device: str, as_json: bool,
+    folder: Path, source: str, out: Path | None, *, columns: Mapping[str, Any], definition: str | None,
+    backbone: str | None, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """`handful predict`."""
     quiet_libraries()
     fitted = artifacts.load(folder)
     tagging = fitted.kind == "tagging"
-    examples = load_words(source, text=columns["text"]) if tagging else load_texts(source, **columns)
+    examples = (
+        load_words(source, text=columns["text"])
+        if tagging
+        else load_task(
+            source, definition=definition, columns=columns, purpose="predict", fields=_in_words(fitted)
+        ).examples
+    )
     predictor = Predictor(fitted, shared(backbone or fitted.backbone, device=device))
     if tagging:
         rows = tagcommands.answers(fitted, predictor, examples)
@@ -105,13 +111,15 @@ def predict(
 
 
 def evaluate(
-    folder: Path, test: str, *, columns: Mapping[str, Any], separator: str | None, backbone: str | None,
-    device: str, as_json: bool,
+    folder: Path, test: str, *, columns: Mapping[str, Any], separator: str | None, definition: str | None,
+    backbone: str | None, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """`handful evaluate`."""
     quiet_libraries()
     fitted = artifacts.load(folder)
-    task = load_test(test, **columns, multilabel_separator=separator)
+    task = load_task(
+        test, definition=definition, columns=columns, separator=separator, purpose="test", fields=_in_words(fitted)
+    )
     unknown = [label for label in task.labels if label not in fitted.labels]
     if unknown:
         raise DataError(
@@ -269,6 +277,11 @@ def answer(fitted: Artifact, probabilities: Sequence[float]) -> dict[str, Any]:
     if fitted.kind == "multilabel":
         return {"label": [name for name, p in scores.items() if p >= 0.5], "scores": scores}
     return {"label": max(scores, key=lambda name: scores[name]), "scores": scores}
+
+
+def _in_words(fitted: Artifact) -> bool:
+    """Whether templates ask for the columns of its rows."""
+    return fitted.features["kind"] in artifacts.HEADLESS
 
 
 def _probabilities(fitted: Artifact, scores: Scores) -> list[list[float]]:

@@ -59,6 +59,13 @@ def frozen(
     return _together([(found | fresh)[key] for key in keys], pool)
 
 
+def frozen_bytes(pool: Batch, compute: Callable[[Batch], Tensor]) -> int:
+    """What `frozen` would return takes, with its padding, as the first row tells."""
+    first = compute(gather(pool, torch.zeros(1, dtype=torch.long)))
+    size = first.nbytes if first.ndim <= 2 else first.nbytes // first.shape[1] * pool.inputs["attention_mask"].shape[1]
+    return size * pool.row_mask.shape[0]
+
+
 def _missing(keys: Sequence[str], found: Mapping[str, Tensor], team: Team) -> list[int]:
     """One row for each distinct key that is not found, at any rank."""
     first = {key: row for row, key in reversed(list(enumerate(keys)))}

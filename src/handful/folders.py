@@ -32,13 +32,25 @@ def write_folder(
     folder holds something else or cannot be written; `what` is how it calls what was to be saved.
     """
     check_target(Path(folder), what)
+
+    def sealed(temporary: Path) -> None:
+        write(temporary)
+        _seal(content, temporary)
+
+    return replace_folder(folder, what, sealed)
+
+
+def replace_folder(folder: str | os.PathLike[str], what: str, write: Callable[[Path], None]) -> Path:
+    """As `write_folder`, without a manifest and whatever the folder holds now: the caller has checked that."""
     target = Path(folder).resolve()  # what a link points to is replaced, not the link
     temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         write(temporary)
-        _seal(content, temporary)
+        for file in (own for own in temporary.rglob("*") if own.is_file()):
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
         _swap(temporary, target)
     except OSError as error:
         raise ArtifactError(
@@ -132,7 +144,7 @@ def damaged(folder: Path, what: str, found: str) -> ArtifactError:
 
 
 def _seal(content: Mapping[str, Any], folder: Path) -> None:
-    """Writes the manifest of the files that are there, and waits until all of them are on the disk."""
+    """Writes the manifest of the files that are there."""
     manifest = {
         "schema_version": SCHEMA,
         **content,
@@ -140,9 +152,6 @@ def _seal(content: Mapping[str, Any], folder: Path) -> None:
         "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())},
     }
     write_json(manifest | {"sha256": _own_digest(manifest)}, folder / MANIFEST)
-    for file in folder.iterdir():
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
 
 
 def _swap(temporary: Path, target: Path) -> None:

@@ -9,14 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from handful.backbone import Backbone
+from handful.packing import ANSWER, beside, unpacked
 
 
 def run_backbone(backbone: Backbone, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Final states `[R, S, D]` and their mask `[R, S]` for inputs `[R, ...]`.
 
-    The decoder of an encoder-decoder reads a single start token if it is given nothing else.
+    The decoder of an encoder-decoder reads a single start token if it is given nothing else, and several answers a row
+    if it is given `decoder_input_ids [R, C, L]`: then S is C * L. What `packing` says of answers counts here.
     """
     arguments: dict[str, Any] = dict(inputs)
+    answers = arguments.get("decoder_input_ids")
+    if answers is not None and answers.ndim == 3:
+        asked = {name: value for name, value in arguments.items() if not name.startswith("decoder_")}
+        states = _run(backbone, backbone.model.get_encoder(), asked).last_hidden_state
+        hidden = _run(backbone, backbone.model, beside(states, arguments) | {"use_cache": False}).last_hidden_state
+        return hidden.reshape(len(answers), -1, hidden.shape[-1]), arguments["decoder_attention_mask"].flatten(1).bool()
+    if ANSWER in arguments:
+        arguments = unpacked(backbone, arguments)
     if backbone.model.config.is_encoder_decoder and "decoder_input_ids" not in arguments:
         rows = next(iter(arguments.values())).shape[0]
         start = getattr(backbone.model.config, "decoder_start_token_id", None)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handful.methods.base import Method
+from handful.packing import ANSWER
 from handful.sites import Place
 from handful.types import Batch, Params
 
@@ -35,7 +36,7 @@ class Call:
         }
         self.inputs = {name: self.flatten(value) for name, value in batch.inputs.items()}
         self.states: Tensor | None = self.inputs.pop("states", None)
-        for name in ("row", "word"):  # not the backbone's
+        for name in ("row", "word", "targets"):  # not the backbone's
             self.inputs.pop(name, None)
         self.entered: dict[str, Tensor] = {}
 
@@ -242,7 +243,7 @@ def with_virtual_tokens(call: Call, place: Place, inputs: dict[str, Tensor]) -> 
     ids = inputs.pop("input_ids")
     embedded = call.flatten(call.apply(place, call.unflatten(ids), Base(place, place.module, call)))
     virtual = embedded.shape[1] - ids.shape[1]
-    for name, fill in (("attention_mask", 1), ("token_type_ids", 0)):
+    for name, fill in (("attention_mask", 1), ("token_type_ids", 0), (ANSWER, 0)):
         if name in inputs:
             inputs[name] = F.pad(inputs[name], (virtual, 0), value=fill)
     return inputs | {"inputs_embeds": embedded}, virtual

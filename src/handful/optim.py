@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
@@ -16,7 +17,7 @@ from handful.types import Params
 
 BLOCK = 1 << 20
 """Numbers that AdamW works on at a time: what fits into a CPU's cache, and into memory that is used again."""
-OptimizerName = Literal["sgd", "adamw", "adafactor"]
+OptimizerName = Literal["sgd", "adamw", "adafactor", "adafactor-scaled"]
 State = dict[str, Tensor]
 
 
@@ -129,16 +130,19 @@ class AdamW:
 
 @dataclass(frozen=True)
 class Adafactor:
-    """Adafactor with a given rate (Shazeer & Stern 2018, algorithms 4 to 6), no parameter scaling, no momentum.
+    """Adafactor with a given rate (Shazeer & Stern 2018, algorithms 4 to 6), without momentum.
 
     Second moments of matrices are kept as row and column means; updates are clipped to root mean square 1 for each
-    task and tensor, as in T-Few.
+    task and tensor. Where it is `scaled`, as in T-Few, the rate of a tensor is multiplied by its root mean square, and
+    by at least `least`: so 3e-3 is 3e-3 for (IA)^3, which starts at ones, and 3e-6 for the zeros of LoRA.
     """
 
     eps: float = 1e-30
     clip: float = 1.0
     decay: float = 0.8
     weight_decay: float | Tensor = 0.0
+    scaled: bool = False
+    least: float = 1e-3
 
     def init(self, flat: Tensor, layout: Layout) -> State:
         state = {"count": torch.zeros(flat.shape[0], 1, dtype=flat.dtype, device=flat.device)}
@@ -169,13 +173,19 @@ class Adafactor:
             update = (g * scale).flatten(1) if shape else (g * scale)[:, None]
             entries = (update != 0).sum(1, keepdim=True).clamp(min=1)  # classes that only pad have no gradient
             rms = (update.square().sum(1, keepdim=True) / entries).sqrt()
-            updates.append(update / (rms / self.clip).clamp(min=1))
+            update = update / (rms / self.clip).clamp(min=1)
+            if self.scaled:
+                own = flat[:, start : start + size]
+                update = update * own.square().mean(1, keepdim=True).sqrt().clamp(min=self.least)
+            updates.append(update)
         return -lr * (torch.cat(updates, 1) + self.weight_decay * flat)
 
 
 def optimizer(name: OptimizerName, weight_decay: float | Tensor = 0.0) -> Optimizer:
     """An optimiser by its name."""
-    kinds: dict[str, type[SGD] | type[AdamW] | type[Adafactor]] = {"sgd": SGD, "adamw": AdamW, "adafactor": Adafactor}
+    kinds: dict[str, Callable[..., Optimizer]] = {
+        "sgd": SGD, "adamw": AdamW, "adafactor": Adafactor, "adafactor-scaled": partial(Adafactor, scaled=True)
+    }  # fmt: skip
     return kinds[name](weight_decay=weight_decay)
 
 

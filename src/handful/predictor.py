@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from handful.artifact import HEADLESS
+from handful.asking import asked_in_words, check_choices_given, widened
 from handful.attach import attach
 from handful.errors import DataError
 from handful.fit import predict
@@ -18,7 +20,7 @@ from handful.priors import named
 from handful.prompts import encode
 from handful.scoring import Classifier, Tagger, word_scores
 from handful.tagging import read_tags
-from handful.types import Batch, Example, Params, Scores
+from handful.types import Batch, Example, Params, Scores, cast_params
 from handful.views import Lexicon, Tuned, Views
 
 if TYPE_CHECKING:
@@ -36,10 +38,11 @@ class Predictor:
     def __init__(self, artifact: Artifact, backbone: Backbone) -> None:
         artifact.check_backbone(backbone)
         self.artifact, self.backbone = artifact, backbone
+        self._asked = asked_in_words(artifact, backbone) if artifact.features["kind"] in HEADLESS else None
+        if self._asked is not None:
+            return
         self._params: Params = {**artifact.params, "head": {n: artifact.head[n] for n in ("weight", "bias")}}
-        self._params = {
-            site: {name: p.to(backbone.device) for name, p in own.items()} for site, own in self._params.items()
-        }
+        self._params = cast_params(self._params, device=backbone.device)
         self._prior = named(artifact.prior).on(backbone) if artifact.prior else None
         self._reader = Classifier(None)
         if artifact.method is not None:
@@ -57,13 +60,14 @@ class Predictor:
     def scores(self, examples: Sequence[Example], store: FeatureCache | None = None) -> Scores:
         """Logits `[n, C]` in the order of the artifact's labels, already divided by its temperature.
 
-        Of a tagging task `[n, W, C]`, of words; those that a row lacks, or that were cut off, count as outside.
+        Of a tagging task `[n, W, C]`, of words; those that a row lacks, or that were cut off, count as outside. Of a
+        choice task of the row's own choices, -inf for those that it lacks.
         `store` keeps what other tasks on the backbone can use when they are asked the same rows.
 
         DataError for single texts where the task was fitted on pairs, or words, and the other way round.
         """
         self._check(examples)
-        longest = max((len(example.words or ()) for example in examples), default=0)
+        longest = max((len(example.words or example.choices or ()) for example in examples), default=0)
         parts = [
             self._logits(examples[start : start + CHUNK], longest, store) / self.artifact.temperature
             for start in range(0, len(examples), CHUNK)
@@ -76,6 +80,7 @@ class Predictor:
         return read_tags(best, [len(example.words or ()) for example in examples], self.artifact.labels)
 
     def _check(self, examples: Sequence[Example]) -> None:
+        check_choices_given(examples, self.artifact.kind, self.artifact.task)
         if examples and (examples[0].words is not None) != (self.artifact.kind == "tagging"):
             known, given = ("words", "texts")[:: 1 if self.artifact.kind == "tagging" else -1]
             raise DataError(
@@ -91,6 +96,9 @@ class Predictor:
             )  # fmt: skip
 
     def _logits(self, examples: Sequence[Example], longest: int, store: FeatureCache | None) -> Tensor:
+        if self._asked is not None:
+            found = self._asked(examples)
+            return widened(found, longest) if self.artifact.kind == "choice" else found
         features, head = self.artifact.features, self.artifact.head
         marks = tuple(features.get("marks", ()))
         pool = encode(self.backbone, examples, template=self.artifact.template, marks=marks)

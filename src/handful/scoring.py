@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handful.attach import Adapted, States
-from handful.features import frozen
+from handful.features import frozen, frozen_bytes
 from handful.types import Batch, Params
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ UNREAD = 10.0
 
 SCALE = 8.0
 """Length of the pooled states that tuned heads read: an inverse temperature for their cosine scores."""
+
+FROZEN_BYTES = 4 << 30
+"""Most that the frozen states of a pool may take. They are padded to its longest row: sixty thousand short texts among
+which one is long would take 22 GiB. Those of more are computed anew in each pass."""
 
 
 def pool(states: States, pooling: str) -> Tensor:
@@ -51,9 +55,12 @@ class Classifier:
     scale: float | None = None
 
     def prepared(self, rows: Batch, store: FeatureCache | None = None) -> Batch:
-        """Rows `[n, ...]` with what no tuned parameter changes computed already, each distinct row once."""
+        """Rows `[n, ...]` with what no tuned parameter changes computed already, each distinct row once.
+
+        Where that would take more than FROZEN_BYTES, the rows as they are.
+        """
         adapted = self.adapted
-        if adapted is None or not adapted.cacheable:
+        if adapted is None or not adapted.cacheable or frozen_bytes(rows, adapted.freeze) > FROZEN_BYTES:
             return rows
         level = "beside" if adapted.beside else f"block:{adapted.first_block}"
         return rows.with_inputs(states=frozen(adapted.backbone, level, rows, adapted.freeze, store=store))

@@ -6,25 +6,19 @@ half read.
 
 from __future__ import annotations
 
-import math
-import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from numbers import Integral, Real
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from handful.checks import clipped, items, problem, refuse
+from handful.choicerows import Found, find_choices, with_choices, with_fields, without
 from handful.errors import DataError, HandfulWarning
 from handful.tables import LISTS, Table, counted, fail, kind_of, quoted, read_table, short
 from handful.tagged import check_learnable, is_tagged, tagging_task, words_of
 from handful.types import Example, Label, Task
-
-MAX_CHARS = 100_000
-"""Longer texts are cut to this many characters, far more than any backbone reads; `prompts.encode` says what is cut."""
 
 _TEXT = (
     "text, text_a, sentence1, premise, question1, question, sentence, query, utterance, content, message, body, "
@@ -40,7 +34,6 @@ _PAIR = {
     "question": "answer, sentence, passage",
     "query": "answer, passage, document",
 }
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -61,13 +54,15 @@ def load(
     labelled: bool = True,
     name: str | None = None,
     multilabel_separator: str | None = None,
+    fields: bool = False,
 ) -> Task:
     """Reads a labelled task; classes are ordered as they first appear and named as they are written.
 
     Columns that are not given are found by name, whatever their case. A second text is looked for only when `text`
     is not given. `split` counts for hub data sets only. With `multilabel_separator` a cell such as `a;b` holds
     several labels, and an empty cell none. With `labelled=False` labels are not read and the task has no classes.
-    Lists of words (`tokens`) beside lists of tags (`tags`), and CoNLL files, make a tagging task (`tagged`).
+    Lists of words (`tokens`) beside lists of tags (`tags`), and CoNLL files, make a tagging task (`tagged`); lists of
+    `choices` a choice task (`choicerows`). With `fields` every Example holds its row's columns, but for the label's.
     Raises DataError; warns (HandfulWarning) of classes with one example, texts with conflicting labels.
     """
     table = read_table(source, split)
@@ -75,11 +70,13 @@ def load(
         task = tagging_task(table, name or _stem(table.source), text, label)
         check_learnable(table, task)
         return task
+    if (found := find_choices(table, label)) is not None:
+        return _choice_task(table, found, name, text, text_pair, labelled, fields)
     columns = find_columns(table, text, text_pair, label, labelled)
     task = _task(table, columns, name or _stem(table.source), multilabel_separator)[0]
     if labelled:
         _check_learnable(table, columns, task)
-    return task
+    return replace(task, examples=with_fields(task.examples, table, columns.label)) if fields else task
 
 
 def load_test(
@@ -89,12 +86,17 @@ def load_test(
     label: str | None = None,
     split: str = "test",
     multilabel_separator: str | None = None,
+    fields: bool = False,
 ) -> Task:
     """Reads labelled rows to measure on: as `load`, but they may be of a single class, and nothing is warned of."""
     table = read_table(source, split)
     if is_tagged(table, text, label):
         return tagging_task(table, _stem(table.source), text, label)
-    return _task(table, find_columns(table, text, text_pair, label), _stem(table.source), multilabel_separator)[0]
+    if (found := find_choices(table, label)) is not None:
+        return _choice_task(table, found, None, text, text_pair, True, fields)
+    columns = find_columns(table, text, text_pair, label)
+    task = _task(table, columns, _stem(table.source), multilabel_separator)[0]
+    return replace(task, examples=with_fields(task.examples, table, columns.label)) if fields else task
 
 
 def load_words(source: str | Path, text: str | None = None, split: str = "train") -> list[Example]:
@@ -106,14 +108,23 @@ def load_words(source: str | Path, text: str | None = None, split: str = "train"
 
 
 def load_texts(
-    source: str | Path, text: str | None = None, text_pair: str | None = None, split: str = "train"
+    source: str | Path,
+    text: str | None = None,
+    text_pair: str | None = None,
+    split: str = "train",
+    fields: bool = False,
 ) -> list[Example]:
     """Reads texts without labels, one Example a row; a JSON line may also be a bare string. Raises DataError.
+
+    Rows that have lists of `choices` keep them; with `fields` all rows keep their columns, as in `load`.
 
     CSV needs a header here too; where its name says nothing, as in a one-column file, give it as `text`.
     """
     table = read_table(source, split, bare_strings=True)
-    return _examples(table, find_columns(table, text, text_pair, labelled=False))
+    if (found := find_choices(table)) is not None:
+        return list(_choice_task(table, found, None, text, text_pair, False, fields).examples)
+    examples = _examples(table, find_columns(table, text, text_pair, labelled=False))
+    return with_fields(examples, table) if fields else examples
 
 
 def from_lists(texts: Iterable[object], labels: Iterable[object], name: str = "task") -> tuple[Task, list[Any]]:
@@ -173,27 +184,35 @@ def find_columns(
 
 
 def _given(texts: Iterable[Any]) -> tuple[Table, Columns]:
-    items = [] if isinstance(texts, str) else [_items(text) or [text] for text in texts]
-    for i, item in enumerate(items):
-        if len(item) not in (1, 2) or len(item) != len(items[0]):
-            found = f"Item {i} has {counted(len(item), 'text')}, item 0 has {len(items[0])}."
+    given = [] if isinstance(texts, str) else [items(text) or [text] for text in texts]
+    for i, item in enumerate(given):
+        if len(item) not in (1, 2) or len(item) != len(given[0]):
+            found = f"Item {i} has {counted(len(item), 'text')}, item 0 has {len(given[0])}."
             fail("the given texts", found, "Give a str for every item, or a pair of str for every item.")
-    if not items:
+    if not given:
         found = "A single str was given." if isinstance(texts, str) else "There are none."
         fail("the given texts", found, "Give a list of texts.")
-    columns = ["text", "text_pair"][: len(items[0])]
-    rows = [dict(zip(columns, item, strict=True)) for item in items]
+    columns = ["text", "text_pair"][: len(given[0])]
+    rows = [dict(zip(columns, item, strict=True)) for item in given]
     return Table("the given lists", (*columns, "label"), rows, range(len(rows)), "item"), Columns(*columns)
 
 
 def _examples(table: Table, columns: Columns) -> list[Example]:
     cells = list[list[str]]()
     for column in (columns.text, columns.text_pair) if columns.text_pair is not None else (columns.text,):
-        values = [row.get(column) for row in table.rows]
-        values = [value[:MAX_CHARS] if isinstance(value, str) else value for value in values]
-        _refuse(table, column, "text", [_problem(value, "text") for value in values])
+        values = [clipped(row.get(column)) for row in table.rows]
+        refuse(table, column, "text", [problem(value, "text") for value in values])
         cells.append([str(value) for value in values])
     return [Example(*texts) for texts in zip(*cells, strict=True)]
+
+
+def _choice_task(
+    table: Table, found: Found, name: str | None, text: str | None, pair: str | None, labelled: bool, fields: bool
+) -> Task:
+    bare = without(table, *({found.choices, *found.answers} - {text, pair}))
+    examples = with_choices(_examples(table, find_columns(bare, text, pair, labelled=False)), table, found, labelled)
+    examples = with_fields(examples, table, *found.answers) if fields else examples
+    return Task(name or _stem(table.source), examples, (), "choice")
 
 
 def _task(table: Table, columns: Columns, name: str, separator: str | None = None) -> tuple[Task, list[Any]]:
@@ -201,9 +220,9 @@ def _task(table: Table, columns: Columns, name: str, separator: str | None = Non
     if columns.label is None:
         return Task(name, examples, ()), []
     cells = [_split(row.get(columns.label), separator) for row in table.rows]
-    groups = [_items(cell) if isinstance(cell, LISTS) else [cell] for cell in cells]
-    problems = [next(filter(None, (_problem(item, "label") for item in group)), None) for group in groups]
-    _refuse(table, columns.label, "label", problems)
+    groups = [items(cell) if isinstance(cell, LISTS) else [cell] for cell in cells]
+    problems = [next(filter(None, (problem(item, "label") for item in group)), None) for group in groups]
+    refuse(table, columns.label, "label", problems)
     shapes, kinds, classes = dict[str, int](), dict[str, int](), dict[str, Any]()
     for i, group in enumerate(groups):
         shapes.setdefault("a list" if isinstance(cells[i], LISTS) else "a single label", i)
@@ -254,32 +273,6 @@ def _split(cell: Any, separator: str | None) -> Any:
     if isinstance(cell, str) and separator:
         return [part.strip() for part in cell.split(separator)] if cell.strip() else []
     return cell
-
-
-def _items(cell: Any) -> list[Any]:
-    """The items of a list-like; of a set in an order that does not depend on hashes; none of anything else."""
-    return sorted(cell, key=str) if isinstance(cell, LISTS[2:]) else list(cell) if isinstance(cell, LISTS) else []
-
-
-def _problem(value: Any, what: str) -> str | None:
-    if value is None:
-        return "missing"
-    if isinstance(value, str):
-        broken = "not Unicode (it holds half of a surrogate pair)" if _SURROGATE.search(value) else None
-        return "empty" if not value or value.isspace() else broken
-    fraction = isinstance(value, Real) and not isinstance(value, Integral)
-    if type(value).__name__ in ("NAType", "NaTType") or (fraction and math.isnan(value)):
-        return "NaN (not a number)"
-    usable = isinstance(value, (Real, np.bool_)) if what == "text" else type(value).__hash__ is not None
-    return None if usable else f"not text but {kind_of(value)}"
-
-
-def _refuse(table: Table, column: str, what: str, problems: Sequence[str | None]) -> None:
-    if problem := next(filter(None, problems), None):
-        indices = [i for i, other in enumerate(problems) if other == problem]
-        at, those = table.at(indices), f"that {table.unit}" if len(indices) == 1 else f"those {table.unit}s"
-        found = f"{at[0].upper()}{at[1:]}, column '{column}': the {what} is {problem}."
-        raise DataError(f"Tried to read the {what}s of {table.source}.", found, f"Write a {what} or remove {those}.")
 
 
 def _warn(message: str) -> None:

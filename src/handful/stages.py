@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from handful.attach import Adapted, attach
 from handful.batches import Rows
+from handful.chooser import Chooser
 from handful.fisher import fisher
 from handful.fit import Loss, Schedule, Watch, fit
 from handful.progress import Progress, silent
 from handful.scoring import Classifier
 from handful.types import Params, stack_params, task_params
 
+Reader = TypeVar("Reader", Classifier, Chooser)
+
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(Generic[Reader]):
     """A stack of trained params `[T, ...]`, the model that reads them, and what happened to tasks that diverged."""
 
-    model: Classifier
+    model: Reader
     params: Params
     stopped: dict[int, str]
 
@@ -30,9 +34,9 @@ class Trained:
 
 
 def train(
-    model: Classifier,
+    model: Reader,
     params: Params,
-    rows_of: Callable[[Classifier], Rows],
+    rows_of: Callable[[Reader], Rows],
     loss: Loss,
     schedule: Schedule,
     *,
@@ -40,7 +44,7 @@ def train(
     groups: Sequence[int] | None = None,
     checkpoint: Path | None = None,
     progress: Progress = silent,
-) -> Trained:
+) -> Trained[Reader]:
     """Trains stacked `params` by the hooks of their method: `first`, `finished` and `refit` (`methods.base.Method`).
 
     rows_of     the rows of every task as a model wants them: what is computed once depends on where its method acts
@@ -53,7 +57,7 @@ def train(
         now = Trained(model, params, stopped)
         method, rows = now.adapted.method, rows_of(model)
         if method.first == "fisher":
-            found = fisher(model, params, rows, loss) | {"head": params["head"]}
+            found = fisher(model, params, rows, loss) | _head(params)
         else:
             found, history = fit(
                 model, params, rows, loss, replace(schedule, steps=steps),
@@ -62,16 +66,22 @@ def train(
                 watch=_watch(progress, "tuning again" if stage else "tuning", steps),
             )  # fmt: skip
             stopped |= history.stopped
-        head = found.pop("head")
+        head = _head(found)
+        found = {site: own for site, own in found.items() if site not in head}
         each = [method.finished(task_params(found, t), now.adapted.sites) for t in range(rows.num_tasks)]
         after = each[0][0]
         if after == method:
-            return Trained(model, found | {"head": head}, stopped)
+            return Trained(model, found | head, stopped)
         model = replace(model, adapted=attach(now.adapted.backbone, after, checkpoint=now.adapted.checkpoint))
-        params = stack_params([own for _, own in each]) | {"head": head}
+        params = stack_params([own for _, own in each]) | head
         if not method.refit:
             return Trained(model, params, stopped)
         stage, steps = stage + 1, _scaled(steps, method.refit)
+
+
+def _head(params: Params) -> Params:
+    """The class head, which readers of words do not have."""
+    return {site: own for site, own in params.items() if site == "head"}
 
 
 def _watch(progress: Progress, name: str, steps: int | Sequence[int]) -> Watch:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from handful.errors import DataError, RequestError
+from handful.errors import DataError, HandfulWarning, RequestError
 from handful.types import Example
 
 if TYPE_CHECKING:
     from jinja2 import Template as Compiled
 
 LONGEST = 1_000_000
-"""Most characters, or items, that a multiplication in a template may give."""
+"""Most characters that a template may be filled to, and most characters or items that a product in it may give."""
+_PADDING = frozenset({"center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill"})
+"""Methods and filters that make a text as long as they are told to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +42,15 @@ class Template:
     def render(self, example: Example, labels: Sequence[str], where: str = "a row") -> Prompt:
         """The prompt of a row and the text of each choice: the row's own, or the task's `labels`.
 
+        Where there are neither, as in generation tasks, the choices are the answers that count as right, if known.
         DataError names the row by `where` for a column that it lacks, and for choices that are empty or alike.
         """
-        known = columns(example)
-        words = self.worded(labels if example.choices is None else example.choices)
+        known, free = columns(example), example.choices is None and not labels
+        words = self.worded(answers(example) if free else labels if example.choices is None else example.choices)
         asked = f"The template {self.name!r} was to be filled from {where}."
         text = fill(self.prompt, known | {"choices": words}, asked)
         choices = tuple(fill(self.answer, known | {"choices": words, "choice": word}, asked) for word in words)
-        check_choices(choices, where)
+        check_choices(choices, where, fewest=0 if free else 2)
         return Prompt(text, choices)
 
     def worded(self, labels: Sequence[str]) -> list[str]:
@@ -72,6 +76,27 @@ class Prompt:
     choices: tuple[str, ...]
 
 
+def prompts_of(examples: Sequence[Example], labels: Sequence[str], template: Template) -> list[Prompt]:
+    """The prompt of every row, as `Template.render` gives it, rows counting from 1.
+
+    Warns once (HandfulWarning) where a choice goes on from another of its row, naming the first such row.
+    """
+    found = [template.render(example, labels, f"row {row}") for row, example in enumerate(examples, 1)]
+    pairs: dict[tuple[str, ...], tuple[str, str] | None] = {}  # most tasks have the same choices in every row
+    for prompt in found:
+        if prompt.choices not in pairs:
+            pairs[prompt.choices] = prefixes(prompt.choices)
+    if odd := [row for row, prompt in enumerate(found, 1) if pairs[prompt.choices]]:
+        short, long = pairs[found[odd[0] - 1].choices] or ("", "")
+        more = f" ({len(odd)} rows have such choices)" if len(odd) > 1 else ""
+        warnings.warn(
+            f"Row {odd[0]}: the choice {short!r} is the beginning of {long!r}{more}, and is told from it only by "
+            "its end. Word them differently by `words` of the template, or end them by its `answer`: '{{ choice }}.'",
+            HandfulWarning, stacklevel=2,
+        )  # fmt: skip
+    return found
+
+
 CLASSIFICATION = Template(
     prompt=(
         'Which label does the text have: {{ choices | join(", ") }}?\n'
@@ -81,6 +106,11 @@ CLASSIFICATION = Template(
 CHOICE = Template(prompt="{{ text }}\n{% if text_pair %}{{ text_pair }}\n{% endif %}Answer:")
 DEFAULTS = {"classification": CLASSIFICATION, "choice": CHOICE, "generation": CHOICE}
 """What works for any table, by the kind of its task."""
+
+
+def answers(example: Example) -> tuple[str, ...]:
+    """The label, or labels, of a row as a tuple; none where it is not known."""
+    return (example.label,) if isinstance(example.label, str) else example.label or ()
 
 
 def columns(example: Example) -> dict[str, str]:
@@ -93,8 +123,14 @@ def fill(template: str, given: Mapping[str, Any], asked: str) -> str:
     from jinja2 import TemplateError
 
     try:
-        return compiled(template).render(given)
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        pieces, length = list[str](), 0
+        for piece in compiled(template).generate(given):
+            pieces.append(piece)
+            length += len(piece)
+            if length > LONGEST:
+                raise TemplateError(f"it gives more than {LONGEST:,} characters")
+        return "".join(pieces)
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError, MemoryError) as error:
         names = ", ".join(sorted(given))
         raise DataError(asked, f"Jinja says: {str(error).rstrip('.')}.", f"A template may ask for {names}.") from error
 
@@ -102,35 +138,54 @@ def fill(template: str, given: Mapping[str, Any], asked: str) -> str:
 @cache
 def compiled(template: str) -> Compiled:
     """A template that is ready to be filled. RequestError for one that is not Jinja."""
-    from jinja2 import StrictUndefined, TemplateSyntaxError
+    from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
     from jinja2.exceptions import SecurityError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Sandbox(ImmutableSandboxedEnvironment):
-        intercepted_binops = frozenset({"*", "**"})  # one line of them can fill all memory
+        intercepted_binops = frozenset({"*", "**", "%"})  # one line of them can fill all memory
+
+        def getattr(self, obj: Any, attribute: str) -> Any:
+            unsafe = attribute in _PADDING and isinstance(obj, str)
+            return self.unsafe_undefined(obj, attribute) if unsafe else super().getattr(obj, attribute)
+
+        def getitem(self, obj: Any, argument: Any) -> Any:
+            return self.getattr(obj, argument) if argument in _PADDING else super().getitem(obj, argument)
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             size = max(len(x) if hasattr(x, "__len__") else 0 for x in (left, right))
+            if operator == "%" and size:
+                raise SecurityError("texts are put together with '~' here, not with '%'")
             number = max((abs(x) for x in (left, right) if isinstance(x, (int, float))), default=0)
             if (size * number if operator == "*" else number**2) > LONGEST:
                 raise SecurityError(f"{operator!r} would give too much")
             return super().call_binop(context, operator, left, right)
 
+    sandbox = Sandbox(undefined=StrictUndefined)
+    sandbox.filters = {name: own for name, own in sandbox.filters.items() if name not in {*_PADDING, "attr"}}
+    sandbox.globals.pop("lipsum")
     try:
-        return Sandbox(undefined=StrictUndefined).from_string(template)
-    except TemplateSyntaxError as error:
-        said = str(error.message).rstrip(".")
+        return sandbox.from_string(template)
+    except (TemplateError, SyntaxError, RecursionError, ValueError) as error:
+        at = f"Line {error.lineno}: " if isinstance(error, TemplateSyntaxError) else ""
         raise RequestError(
-            f"The template {template[:80]!r} was given.", f"Line {error.lineno}: {said}.",
+            f"The template {template[:80]!r} was given.", f"{at}{str(getattr(error, 'message', error)).rstrip('.')}.",
             "Write columns as {{ name }}; Jinja's documentation has the rest.",
         ) from error  # fmt: skip
 
 
-def check_choices(choices: Sequence[str], where: str) -> None:
-    """DataError unless there are at least two choices, none of them empty and no two alike."""
+def asked_for(template: str) -> set[str]:
+    """Names that a template asks for, of columns and of what `Template.render` adds. RequestError if not Jinja."""
+    from jinja2.meta import find_undeclared_variables
+
+    return find_undeclared_variables(compiled(template).environment.parse(template))
+
+
+def check_choices(choices: Sequence[str], where: str, fewest: int = 2) -> None:
+    """DataError unless there are at least `fewest` choices, none of them empty and no two alike."""
     asked = f"The choices of {where} were read."
-    if len(choices) < 2:
-        raise DataError(asked, f"There are {len(choices)}.", "Give at least two.")
+    if len(choices) < fewest:
+        raise DataError(asked, f"There are {len(choices)}.", f"Give at least {fewest}.")
     if empty := [str(i + 1) for i, choice in enumerate(choices) if not choice.strip()]:
         raise DataError(asked, f"Number {', '.join(empty)} is empty.", "Write what it stands for.")
     spoken = [choice.strip() for choice in choices]

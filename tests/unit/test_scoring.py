@@ -6,11 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from handful import scoring
 from handful.attach import States, attach
+from handful.cache import FeatureCache
+from handful.methods import Method
 from handful.methods.lora import LoRA
+from handful.methods.variants import OnLayers
 from handful.scoring import Classifier, mask_classes, pool, prototype_head, prototypes
 from handful.types import Batch
-from tinytext import random_params, rows_mask, tiny_text, token_pool
+from tinytext import random_params, rows_mask, small, tiny_text, token_pool
 
 HIDDEN = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0))
 LENGTHS = torch.tensor([[5, 2, 1], [3, 4, 5]])
@@ -97,3 +101,21 @@ def test_features_have_the_length_that_was_asked_for() -> None:
 def test_no_mask_changes_nothing() -> None:
     logits = torch.randn(2, 3)
     assert mask_classes(logits, None) is logits
+
+
+@pytest.mark.parametrize("method", [OnLayers(method=LoRA(rank=2), start=1), small("ladder")], ids=["block", "beside"])
+def test_frozen_states_that_would_fill_the_memory_are_not_kept(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapted = attach(tiny_text(), method)
+    model, rows, freeze = Classifier(adapted, "mean", 8.0), token_pool([3, 2, 40, 2]), adapted.freeze
+    kept = model.prepared(rows, FeatureCache())
+    size = kept.inputs["states"].nbytes
+    assert size >= 4 * 40 * 32 * 4  # the shortest rows take as much as the longest
+    monkeypatch.setattr(scoring, "FROZEN_BYTES", size)
+    assert "states" in model.prepared(rows, FeatureCache()).inputs
+    monkeypatch.setattr(scoring, "FROZEN_BYTES", size - 1)
+    frozen: list[int] = []
+    monkeypatch.setattr(adapted, "freeze", lambda batch: (frozen.append(len(batch.row_mask)), freeze(batch))[1])
+    assert model.prepared(rows, FeatureCache()) is rows
+    assert sum(frozen) <= 1
+    params = random_params(adapted.init(0))
+    torch.testing.assert_close(model.features(params, rows), model.features(params, kept))

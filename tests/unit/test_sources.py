@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from handful import sources
+from handful.checks import MAX_CHARS
 from handful.errors import DataError, HandfulWarning
-from handful.sources import MAX_CHARS, find_columns, from_lists, from_texts, load, load_texts
+from handful.sources import find_columns, from_lists, from_texts, load, load_texts
 from handful.tables import read_table
 from handful.types import Example
 

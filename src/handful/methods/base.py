@@ -76,6 +76,11 @@ class Method:
         """The tuned layer, around the frozen one."""
         raise NotImplementedError
 
+    @property
+    def causal(self) -> bool:
+        """Whether no token of a decoder is changed by one that follows it."""
+        return True
+
     def covers(self, site: Site) -> bool:
         """Whether the method acts at `site`; by its role unless a method says otherwise."""
         return site.role in self.roles

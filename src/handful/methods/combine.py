@@ -24,6 +24,10 @@ class Union(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "roles", frozenset().union(*(method.roles for method in self.methods)))
 
+    @property
+    def causal(self) -> bool:
+        return all(method.causal for method in self.methods)
+
     def covers(self, site: Site) -> bool:
         return any(method.covers(site) for method in self.methods)
 

@@ -35,6 +35,10 @@ class LoSA(Method):
     layers: Layers = None
     roles: frozenset[str] = frozenset({"hidden_states"})
 
+    @property
+    def causal(self) -> bool:
+        return False
+
     def init(self, site: Site, generator: torch.Generator) -> dict[str, Tensor]:
         n, d, r, tokens = len(chosen(self.layers, site)), site.d_in, self.rank, self.num_tokens
         if not 1 <= r <= d:

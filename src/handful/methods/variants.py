@@ -25,6 +25,10 @@ class Inner(Method):
         for name in ("roles", "first", "refit"):
             object.__setattr__(self, name, getattr(self.method, name))
 
+    @property
+    def causal(self) -> bool:
+        return self.method.causal
+
     def covers(self, site: Site) -> bool:
         return self.method.covers(site)
 

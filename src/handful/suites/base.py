@@ -46,7 +46,7 @@ class SuiteTask:
     kind         "classification" or "tagging"; anything else is not served yet
     metric       the score: "accuracy", "macro_f1", "f1" (of the last class), "matthews" or "entity_f1"; `also` the
                  paper's others
-    classes      names in order where they are known, `num_classes` how many there are (0: not a classification)
+    classes      names in order where they are known, `num_classes` how many there are (0: the data says, or none)
     splits       what is learned from and what is asked
     rows         rows of its files where they are known; a folder with another number holds something else
     purpose      "evaluation": measure on it, but ship nothing that was trained on it

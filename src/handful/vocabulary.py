@@ -1,0 +1,133 @@
+"""A backbone's output layer: final states -> scores of all tokens of its vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from handful.backbone import Backbone, quiet, source_of
+from handful.errors import BackboneError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass
+class _States:
+    """What a body answers, of which its language model reads the states alone."""
+
+    last_hidden_state: Tensor
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (self.last_hidden_state,)[index]
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+class _Body(nn.Module):
+    """In the place of a language model's body: it answers with the states that it is given as embeddings."""
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> _States:
+        return _States(inputs_embeds)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """`vocabulary(states [..., D]) -> [..., V]`, by the code of transformers' own language model around the body.
+
+    So what an architecture does between states and scores (a scale, a bias, a cap, a transform) is done here too.
+    """
+
+    language_model: PreTrainedModel = field(repr=False)
+
+    def __call__(self, states: Tensor) -> Tensor:
+        shape, given = states.shape, states.reshape(1, -1, states.shape[-1])
+        if not self.language_model.config.is_encoder_decoder:
+            found = self.language_model(inputs_embeds=given)
+        elif hasattr(self.language_model, "encoder"):  # T5: the body's stacks lie bare
+            found = self.language_model(encoder_outputs=(given,), decoder_inputs_embeds=given)
+        else:
+            found = self.language_model(inputs_embeds=given, decoder_input_ids=given.new_zeros(1, 1))
+        return found.logits.reshape(*shape[:-1], -1)
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, Vocabulary] = WeakKeyDictionary()
+
+
+def vocabulary(backbone: Backbone) -> Vocabulary:
+    """The output layer of a backbone, read once where it is not the table of embeddings itself.
+
+    BackboneError for a backbone that has none: not every checkpoint was saved with one.
+    """
+    if backbone.model not in _KNOWN:
+        _KNOWN[backbone.model] = Vocabulary(_around(backbone))
+    return _KNOWN[backbone.model]
+
+
+def _around(backbone: Backbone) -> PreTrainedModel:
+    """transformers' language model with `_Body` in the place of the backbone."""
+    kind = _kind(backbone)
+    with torch.device("meta"):
+        model = kind.from_config(backbone.model.config).eval()
+    body = getattr(model, model.base_model_prefix, None)
+    parts = (model.base_model_prefix,) if body is not None else ("shared", "encoder", "decoder")
+    for name in parts:
+        setattr(model, name, backbone.model if body is not None else getattr(backbone.model, name))
+    model.tie_weights()
+    lacking = [name for name, p in _own(model, parts).items() if p.is_meta]
+    for name, value in (_read(backbone, kind, lacking) if lacking else {}).items():
+        owner, _, last = name.rpartition(".")
+        module = model.get_submodule(owner)
+        setattr(module, last, nn.Parameter(value, requires_grad=False) if last in module._parameters else value)
+    model.tie_weights()  # what was read may be known by two names
+    for name in parts:
+        setattr(model, name, _Body())
+    return model.requires_grad_(False)
+
+
+def _own(model: nn.Module, body: tuple[str, ...]) -> dict[str, Tensor]:
+    """Parameters and buffers outside of the body."""
+    found = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: p for name, p in found.items() if name.partition(".")[0] not in body}
+
+
+def _read(backbone: Backbone, kind: Any, names: list[str]) -> dict[str, Tensor]:
+    """Weights that are not the backbone's, from where it was read."""
+    asked = f"Words were to be scored by {backbone.id!r}."
+    todo = "Use a backbone that was saved with its language-model head."
+    try:
+        with quiet():
+            model, told = kind.from_pretrained(
+                source_of(backbone.id), trust_remote_code=False, dtype=backbone.dtype, output_loading_info=True
+            )
+    except (OSError, ValueError) as error:
+        found = f"Its output layer is not its table of embeddings, and cannot be read: {str(error).splitlines()[0]}"
+        raise BackboneError(asked, found, todo) from error
+    if missing := sorted(set(names) & set(told["missing_keys"])):
+        raise BackboneError(asked, f"Its files lack the output layer ({missing[0]} first).", todo)
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: held[name].detach().to(backbone.device) for name in names}
+
+
+def _kind(backbone: Backbone) -> Any:
+    """transformers' Auto class of language models of this architecture."""
+    import transformers as tr
+
+    config = backbone.model.config
+    towers = {stack.name for stack in backbone.family.stacks}
+    if config.is_encoder_decoder:
+        kinds = [tr.AutoModelForSeq2SeqLM, tr.AutoModelForSpeechSeq2Seq]
+    else:
+        kinds = [tr.AutoModelForCausalLM] if "decoder" in towers else [tr.AutoModelForMaskedLM]
+    for kind in kinds:
+        if type(config) in kind._model_mapping:  # pyright: ignore[reportPrivateUsage]
+            return kind
+    raise BackboneError(
+        f"Words were to be scored by {backbone.id!r}.", f"{config.model_type} has no words to answer with.",
+        "Use a decoder, an encoder-decoder, or an encoder that was trained to fill in words.",
+    )  # fmt: skip
