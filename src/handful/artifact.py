@@ -38,11 +38,11 @@ from handful.types import Params, Task, TaskKind, split_id
 __all__ = ["MANIFEST", "Artifact", "check_target", "load", "save", "size_on_disk"]
 
 WHAT = "fitted task"
-HEADLESS = ("choices",)
+HEADLESS = ("choices", "context")
 """Kinds of features that are read in words, without a class head."""
 _KEPT_AS_IS = (
     "recipe", "backbone", "fingerprint", "task", "kind", "text_pair", "template", "method", "sites", "prior",
-    "features", "temperature", "estimate", "cost", "seed",
+    "features", "temperature", "estimate", "cost", "seed", "definition",
 )  # fmt: skip
 
 
@@ -67,6 +67,7 @@ class Manifest(BaseModel):
     estimate: dict[str, Any] | None
     cost: dict[str, Any]
     seed: int
+    definition: dict[str, Any] | None = None
     notes: list[str]
     versions: dict[str, str]
     files: dict[str, str]
@@ -84,6 +85,7 @@ class Artifact:
     features               how rows become what the head reads (`predictor.py`)
     temperature            divides the scores before they become probabilities
     estimate               `Estimate.to_dict()`: what cross-validation says about accuracy
+    definition             the task definition that its rows were read through (`definitions.Definition`), as JSON
     """
 
     recipe: str
@@ -104,6 +106,7 @@ class Artifact:
     estimate: dict[str, Any] | None = None
     cost: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+    definition: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
     @staticmethod

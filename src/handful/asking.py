@@ -13,6 +13,7 @@ from handful.attach import attach
 from handful.batches import Rows
 from handful.choices import encode_choices
 from handful.chooser import Ranker
+from handful.context import Context
 from handful.errors import DataError
 from handful.fit import evaluate
 from handful.methods import from_spec
@@ -29,6 +30,9 @@ Asked = Callable[[Sequence[Example]], Tensor]
 
 def asked_in_words(artifact: Artifact, backbone: Backbone) -> Asked:
     """What scores rows `[n, C]` by an artifact without a class head, -inf for choices that a row does not have."""
+    if artifact.features["kind"] == "context":
+        context, words = Context.from_dict(artifact.features["context"]), vocabulary(backbone)
+        return lambda examples: context.scores(backbone, words, artifact.labels, examples).float()
     assert artifact.method is not None
     model = Ranker(attach(backbone, from_spec(artifact.method)), vocabulary(backbone))
     params = cast_params(artifact.params, device=backbone.device)

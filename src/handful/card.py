@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from handful.estimate import headlines
@@ -26,6 +26,12 @@ def model_card(artifact: Artifact, *, library: str = "handful", use: Sequence[st
         _what(artifact),
         "",
     ]
+    if template := asked_by(artifact.features):
+        lines += ["It is asked by this template, in Jinja, and each answer is written as the second one says:", ""]
+        lines += [*_indented(template["prompt"]), "", *_indented(template["answer"]), ""]
+    if artifact.definition:
+        said = "which `handful.json` holds and `handful predict` reads rows through"
+        lines += [f"Its rows are those of the task definition `{artifact.definition['name']}`, {said}.", ""]
     lines += [f"Backbone `{artifact.backbone}`, frozen (weights `{artifact.fingerprint[:12]}`).", ""]
     lines += [f"Fitted by the recipe `{artifact.recipe}` with seed {artifact.seed}.", ""]
     if artifact.prior:
@@ -40,7 +46,20 @@ def model_card(artifact: Artifact, *, library: str = "handful", use: Sequence[st
     return "\n".join(lines)
 
 
+def asked_by(features: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The template that a task is asked by, as `Template.to_dict` gives it; None for one that is not asked in words."""
+    if features["kind"] == "context":
+        return features["context"]["template"]
+    return features["templates"][0] if features["kind"] == "choices" else None
+
+
+def _indented(text: str) -> list[str]:
+    return [f"    {line}".rstrip() for line in text.split("\n")]
+
+
 def _what(artifact: Artifact) -> str:
+    if artifact.kind == "choice":
+        return "It chooses one of the answers that a row brings: the one whose words are the likeliest after a prompt."
     if artifact.kind == "tagging":
         kinds = types_of(artifact.labels)
         return f"A tagger of words, for {len(kinds)} types of entities: {', '.join(kinds)}."

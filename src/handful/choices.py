@@ -13,7 +13,7 @@ from torch import Tensor
 from handful.backbone import Backbone
 from handful.errors import BackboneError, DataError, HandfulWarning
 from handful.packing import ANSWER
-from handful.templates import Prompt, Template, columns, prompts_of
+from handful.templates import Prompt, Template, asked_for, columns, prompts_of
 from handful.types import Batch, Example
 
 NOTHING = -1
@@ -78,21 +78,26 @@ def architecture(backbone: Backbone) -> str:
 
 
 def speak(
-    backbone: Backbone, examples: Sequence[Example], labels: Sequence[str], template: Template, *, limit: int, end: bool
-) -> list[Spoken]:
-    """Each row in tokens, cut to `limit` where it must be, which is warned of."""
-    prompts = prompts_of(examples, labels, template)
-    rows = [_tokens(backbone, prompt, template, end) for prompt in prompts]
-    rows = [
-        row if _excess(backbone, row, limit) <= 0 else _cut(backbone, row, example, labels, template, limit, end, n)
-        for n, (row, example) in enumerate(zip(rows, examples, strict=True), 1)
-    ]
-    if cut := sum(row.cut > 0 for row in rows):
+    backbone: Backbone, examples: Sequence[Example], labels: Sequence[str], template: Template, *, limit: int,
+    end: bool, rows: Sequence[int] | None = None, only: Sequence[int] | None = None,
+) -> list[Spoken]:  # fmt: skip
+    """Each row in tokens, cut to `limit` where it must be, which is warned of.
+
+    rows  the rows' numbers, by which errors name them; from 1 on if not given
+    only  the position of the one choice of each row that is spoken; all of them if not given
+    """
+    rows, chosen = rows or range(1, len(examples) + 1), only or [None] * len(examples)
+    prompts = prompts_of(examples, labels, template, rows=rows, only=only)
+    found = [_tokens(backbone, prompt, template, end) for prompt in prompts]
+    for i, (row, example) in enumerate(zip(found, examples, strict=True)):
+        if _excess(backbone, row, limit) > 0:
+            found[i] = _cut(backbone, row, example, labels, template, limit, end, rows[i], chosen[i])
+    if cut := sum(row.cut > 0 for row in found):
         name = template.cut or "their longest column"
         warnings.warn(
-            f"Cut {name} of {cut} of {len(rows)} prompts to fit into {limit} tokens.", HandfulWarning, stacklevel=3
+            f"Cut {name} of {cut} of {len(found)} prompts to fit into {limit} tokens.", HandfulWarning, stacklevel=3
         )
-    return rows
+    return found
 
 
 def framed(backbone: Backbone, text: str, template: Template) -> str:
@@ -157,21 +162,21 @@ def _excess(backbone: Backbone, row: Spoken, limit: int) -> int:
 
 def _cut(
     backbone: Backbone, row: Spoken, example: Example, labels: Sequence[str], template: Template, limit: int, end: bool,
-    number: int,
+    number: int, only: int | None,
 ) -> Spoken:  # fmt: skip
     """A row again with its template's column shortened until it fits."""
     tokenizer: Any = backbone.tokenizer
     known = columns(example)
-    name = template.cut or max((c for c in known if c in template.prompt), key=lambda c: len(known[c]), default="")
+    asked = asked_for(template.prompt)
+    name = template.cut or max((c for c in known if c in asked), key=lambda c: len(known[c]), default="")
     whole = text = known.get(name, "")
     while text and (excess := _excess(backbone, row, limit)) > 0:
-        ends = [
-            stop for _, stop in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-        ]
-        text = text[: ends[-excess - 1]].rstrip() if excess < len(ends) else ""
+        offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+        stop = offsets[-excess][0] if excess < len(offsets) else 0  # a character of several tokens is dropped whole
+        text = text[: min(stop, len(text) - 1)].rstrip()
         shorter = replace(example, fields={**(example.fields or {}), name: text})
         shorter = replace(shorter, **{name: text}) if name in ("text", "text_pair") else shorter
-        row = _tokens(backbone, template.render(shorter, labels, f"row {number}"), template, end)
+        row = _tokens(backbone, template.render(shorter, labels, f"row {number}", only), template, end)
     if (excess := _excess(backbone, row, limit)) > 0:
         raise DataError(
             f"The prompt of row {number} was to be cut to {limit} tokens, in its column {name!r}.",

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 
-from handful import __version__, cli_bill, cli_meta, cli_prompt, cli_raft, cli_runs
+from handful import __version__, cli_bill, cli_meta, cli_pretrain, cli_prompt, cli_raft, cli_runs
 from handful.errors import HandfulError, HandfulWarning
 
 app = typer.Typer(
@@ -60,7 +60,7 @@ def fit(
     recipe: Annotated[str, typer.Option(help="See `handful recipes`.")] = "default",
     prior: Annotated[Optional[Path], typer.Option(help="What `handful meta-train` wrote, to start from.")] = None,  # noqa: UP045
     template: Annotated[Optional[str], typer.Option(help="Text with {text}, or Jinja: {{ column }}.")] = None,  # noqa: UP045
-    shots: Annotated[Optional[int], typer.Option(min=1, help="So many rows a class, or entities a type.")] = None,  # noqa: UP045
+    shots: Annotated[Optional[int], typer.Option(min=1, help="So many rows a class, entities a type, or rows.")] = None,  # noqa: UP045
     seed: Annotated[int, typer.Option(help="Decides folds, initial parameters and order.")] = 0,
     dtype: Annotated[Optional[str], typer.Option(help="Number format of the backbone, e.g. bfloat16.")] = None,  # noqa: UP045
     quantize: Annotated[Optional[str], typer.Option(help="Frozen weights in fewer bits: int8, nf4, bnb8.")] = None,  # noqa: UP045
@@ -93,7 +93,7 @@ def predict(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Label rows: one JSON line each, with the label and the probability of every class, or tags and entities."""
+    """Label rows: one JSON line each, with the label and the probability of each class or choice, or tags and entities."""
     from handful import commands
 
     columns = {"text": text, "text_pair": text_pair}
@@ -204,6 +204,7 @@ app.command(no_args_is_help=True)(cli_runs.report)
 app.command("meta-train", no_args_is_help=True)(cli_meta.meta_train)
 app.command(no_args_is_help=True)(cli_meta.prime)
 app.command(no_args_is_help=True)(cli_bill.bill)
+app.command(no_args_is_help=True)(cli_pretrain.pretrain)
 app.command(no_args_is_help=True)(cli_prompt.prompt)
 app.add_typer(methods, name="methods")
 app.add_typer(cli_raft.raft, name="raft")

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from handful import artifact as artifacts
-from handful import counting, distributed, tagcommands
+from handful import choicecommands, counting, definitions, distributed, packaged, tagcommands
 from handful.artifact import Artifact
 from handful.backbone import aliases, shared
 from handful.cache import FeatureCache
@@ -27,7 +27,6 @@ from handful.console import (
     quiet_libraries,
     write_whole,
 )
-from handful.episodes import shots as draw_shots
 from handful.errors import DataError
 from handful.estimate import estimate, headlines
 from handful.methods import methods
@@ -50,23 +49,24 @@ def fit(
     quiet_libraries()
     artifacts.check_target(out)
     run = recipe_named(recipe, **({"prior": prior} if prior else {}))
-    task = load_task(train, definition=definition, columns=columns, separator=separator, template=template)
-    task = draw_shots(task, shots, seed=seed) if shots is not None else task
+    defined = definitions.read(definition) if definition is not None else None
+    task = load_task(train, definition=defined, columns=columns, separator=separator, template=template)
+    task = choicecommands.drawn(task, shots, seed)
     progress_folder = out.with_name(f".{out.name}.progress")
     if not resume:
         shutil.rmtree(progress_folder, ignore_errors=True)
-    with progress_bar(f"fitting {len(task.examples)} rows of {len(task.labels)} classes") as report:
+    with progress_bar(f"fitting {choicecommands.counted(task)}") as report:
         frozen = shared(backbone, dtype=dtype, device=device)
         store = FeatureCache(cache) if cache else None
         (fitted,) = run([task], frozen, seed=seed, store=store, checkpoint=progress_folder, progress=report)
     if not distributed.main_process():
         return  # the first rank writes and speaks
+    fitted = replace(fitted, definition=defined.model_dump()) if defined else fitted
     folder = artifacts.save(fitted, out)
     shutil.rmtree(progress_folder, ignore_errors=True)
     summary = {
-        "out": str(folder), "recipe": fitted.recipe, "classes": list(fitted.labels), "rows": len(task.examples),
-        "estimate": fitted.estimate, "cost": fitted.cost, "bytes_on_disk": artifacts.size_on_disk(folder),
-        "notes": list(fitted.notes),
+        "out": str(folder), "recipe": fitted.recipe, "classes": choicecommands.classes(fitted),
+        "rows": len(task.examples), "estimate": fitted.estimate, "cost": fitted.cost, "bytes_on_disk": artifacts.size_on_disk(folder), "notes": list(fitted.notes),
     }  # fmt: skip
     if as_json:
         print_json(summary)
@@ -85,19 +85,23 @@ def predict(
     examples = (
         load_words(source, text=columns["text"])
         if tagging
-        else load_task(
-            source, definition=definition, columns=columns, purpose="predict", fields=_in_words(fitted)
+        else choicecommands.as_fitted(
+            fitted, source, definition=definition, columns=columns, purpose="predict"
         ).examples
     )
     predictor = Predictor(fitted, shared(backbone or fitted.backbone, device=device))
     if tagging:
         rows = tagcommands.answers(fitted, predictor, examples)
+    elif fitted.kind == "choice":
+        rows = choicecommands.answers(predictor, examples)
     else:
         rows = [answer(fitted, row) for row in _probabilities(fitted, predictor.scores(examples))]
     if out is not None:
         write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     elif out_console.is_terminal and not as_json and tagging:
         tagcommands.show_answers(rows)
+    elif out_console.is_terminal and not as_json and fitted.kind == "choice":
+        choicecommands.show_answers(examples, rows)
     elif out_console.is_terminal and not as_json:
         table = Table("text", "label", "probability", box=None)
         for example, row in zip(examples, rows, strict=True):
@@ -117,8 +121,8 @@ def evaluate(
     """`handful evaluate`."""
     quiet_libraries()
     fitted = artifacts.load(folder)
-    task = load_task(
-        test, definition=definition, columns=columns, separator=separator, purpose="test", fields=_in_words(fitted)
+    task = choicecommands.as_fitted(
+        fitted, test, definition=definition, columns=columns, purpose="test", separator=separator
     )
     unknown = [label for label in task.labels if label not in fitted.labels]
     if unknown:
@@ -131,15 +135,20 @@ def evaluate(
     predictor = Predictor(fitted, shared(backbone or fitted.backbone, device=device))
     if fitted.kind == "tagging":
         found = tagcommands.measured(predictor, task.examples)
+    elif fitted.kind == "choice":
+        found = choicecommands.measured(predictor, task)
     else:
         labels = targets(replace(task, labels=fitted.labels, kind=fitted.kind)).numpy()
         logits = predictor.scores(task.examples).logits.cpu().numpy()
         found = estimate(logits, labels, fitted.labels, [True] * len(labels), 0, fitted.kind).to_dict()
     if as_json:
-        names = ("n", "entity_f1", "accuracy", "macro_f1", "ece", "log_loss", "per_class", "warnings")
+        names = ("n", "correct", "entity_f1", "accuracy", "macro_f1", "ece", "log_loss", "per_class", "warnings")
         print_json({key: found[key] for key in names if key in found})
         return
     show_measures(found)
+    if fitted.kind == "choice":
+        choicecommands.show_measured(found)
+        return
     if fitted.kind == "tagging":
         tagcommands.show_types(found["per_class"])
         return
@@ -157,10 +166,10 @@ def info(what: str, *, as_json: bool) -> None:
     if Path(what).is_dir() and not (Path(what) / "config.json").is_file():
         fitted = artifacts.load(what)
         fields = {
-            "task": fitted.task, "kind": fitted.kind, "classes": list(fitted.labels), "recipe": fitted.recipe,
-            "method": fitted.method, "backbone": fitted.backbone, "fingerprint": fitted.fingerprint,
+            "task": fitted.task, "kind": fitted.kind, "classes": choicecommands.classes(fitted),
+            "recipe": fitted.recipe, "method": fitted.method, "backbone": fitted.backbone, "fingerprint": fitted.fingerprint,
             "estimate": fitted.estimate, "cost": fitted.cost, "temperature": fitted.temperature, "seed": fitted.seed,
-            "notes": list(fitted.notes), "bytes_on_disk": artifacts.size_on_disk(what),
+            "notes": list(fitted.notes), "bytes_on_disk": artifacts.size_on_disk(what), **choicecommands.about(fitted),
         }  # fmt: skip
     else:
         backbone = shared(what)
@@ -228,7 +237,8 @@ def list_backbones(*, as_json: bool) -> None:
     rows = []
     for name, locate in aliases().items():
         try:
-            rows.append({"name": name, "where": locate()})
+            where = packaged.described(name) if name in packaged.PACKAGED else locate()
+            rows.append({"name": name, "where": where})
         except Exception as error:  # an alias whose package is missing is still worth listing
             rows.append({"name": name, "where": f"not installed: {error}"})
     print_listing(
@@ -277,11 +287,6 @@ def answer(fitted: Artifact, probabilities: Sequence[float]) -> dict[str, Any]:
     if fitted.kind == "multilabel":
         return {"label": [name for name, p in scores.items() if p >= 0.5], "scores": scores}
     return {"label": max(scores, key=lambda name: scores[name]), "scores": scores}
-
-
-def _in_words(fitted: Artifact) -> bool:
-    """Whether templates ask for the columns of its rows."""
-    return fitted.features["kind"] in artifacts.HEADLESS
 
 
 def _probabilities(fitted: Artifact, scores: Scores) -> list[list[float]]:

@@ -193,10 +193,11 @@ class Estimate:
 
     Of a tagging task rows are sentences, and one is right if all its tags are; macro-F1 is over entity types,
     `per_class` of these; log-loss and ECE are over words. `entity_f1` is the measure to look at; others have none.
+    A choice task has neither `macro_f1` nor `per_class`: that a choice comes second is no class.
     """
 
     accuracy: Interval
-    macro_f1: Interval
+    macro_f1: Interval | None
     ece: float
     log_loss: float
     n: int
@@ -208,7 +209,8 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe: no NaN, no infinity; None where there is nothing to measure."""
-        kept = {name: value for name, value in asdict(self).items() if name != "entity_f1" or value is not None}
+        optional = ("macro_f1", "entity_f1")
+        kept = {name: value for name, value in asdict(self).items() if name not in optional or value is not None}
         return {**kept, "warnings": list(self.warnings)}
 
     @classmethod
@@ -216,12 +218,14 @@ class Estimate:
         names = [name for name in ("accuracy", "macro_f1", "entity_f1") if data.get(name) is not None]
         changed: dict[str, Any] = {name: Interval(**data[name]) for name in names}
         changed["warnings"] = tuple(data["warnings"])
+        changed.setdefault("macro_f1", None)
         return cls(**{**data, **changed})
 
 
 def headlines(estimate: Mapping[str, Any]) -> tuple[str, ...]:
     """Which shares of an `Estimate.to_dict()` say how good a task is, the first one first."""
-    return ("entity_f1",) if "entity_f1" in estimate else ("accuracy", "macro_f1")
+    known = ("entity_f1",) if "entity_f1" in estimate else ("accuracy", "macro_f1")
+    return tuple(name for name in known if name in estimate)
 
 
 def estimate(
@@ -237,8 +241,9 @@ def estimate(
 
     Give `honest_scores` where the fit chose between candidates. Log-loss and ECE are of probabilities whose temperature
     was fitted on other rows; with `num_folds` 0 the scores are of a test set and calibrated. ValueError if one is NaN.
+    Choices that a row of a choice task does not have are -inf.
     """
-    mask, several = np.asarray(held_out_mask, bool), kind == "multilabel"
+    mask, several, ranked = np.asarray(held_out_mask, bool), kind == "multilabel", kind == "choice"
     values, truth = np.asarray(scores, float)[mask], np.asarray(labels)[mask].astype(np.int64)
     if np.isnan(values).any():
         raise ValueError("estimate: a score is NaN; mask the rows that were never held out")
@@ -251,23 +256,28 @@ def estimate(
     for index in range(num_parts):
         calibrated[part == index] /= temperature(values[part != index], truth[part != index], kind)
     accuracy = accuracy_interval(correct, num_folds)
-    f1 = macro_f1_interval(truth, guess, len(classes), num_folds, seed=seed)
+    f1 = None if ranked else macro_f1_interval(truth, guess, len(classes), num_folds, seed=seed)
     error = ece(probabilities(calibrated, kind), truth, int(np.clip(n // 10, 1, 10)))
     loss = float(log_losses(calibrated, truth, kind).mean()) if n else 0.0
     of_class: dict[str, dict[str, float | int | None]] = {
         name: {"n": int(c), "correct": int(h), "recall": float(h / c) if c else None}
         for name, c, h in zip(classes, counts, hits, strict=True)
+        if not ranked
     }
     parts = f"{num_folds} models that each saw {num_folds - 1} of {num_folds} parts of them; the intervals are for "
     note = f"measured on {n} rows with {parts + 'the model of all rows' if num_folds else 'the fitted model itself'}"
-    alone = [name for name, c in zip(classes, counts, strict=True) if c <= 1]
+    alone = [name for name, c in zip(classes, counts, strict=True) if c <= 1 and not ranked]
     names = ", ".join(alone[:5]) + (f" and {len(alone) - 5} more" if len(alone) > 5 else "")
     low, high, most = accuracy.low, accuracy.high, np.unique(truth, axis=0, return_counts=True)[1].max(initial=0)
+    chance, most = (1 / np.isfinite(values).sum(-1)).mean() if ranked and n else 0.0, 0 if ranked else most
     warnings = {
         f"only {n} rows were held out: too few to say how good this is; label at least 20": n < 20,
         f"at most one row was held out of {names}: nothing can be estimated there; label more of them": bool(alone),
         f"the accuracy may be anything from {low:.2f} to {high:.2f}; label more to know it better": high - low > 0.3,
-        f"not shown to beat giving every row the most common answer ({most} of {n} right)": n > 0 and low * n <= most,
+        f"not shown to beat giving every row the most common answer ({most} of {n} right)": n > 0
+        and low * n <= most
+        and not ranked,
+        f"not shown to beat a guess ({chance:.0%} right)": n > 0 and ranked and low <= chance,
     }
     said = tuple(text for text, applies in warnings.items() if applies)
     return Estimate(accuracy, f1, error, loss, n, num_folds, of_class, said, note)

@@ -191,6 +191,9 @@ def _check(fitted: Artifact, out: Path) -> None:
         raise MethodError(
             "", "It tags words, and what is exported answers with classes of texts.", "Answer with handful predict."
         )
+    if fitted.features["kind"] in artifacts.HEADLESS:
+        found = "It answers in words after a prompt, and what is exported answers by a head of classes."
+        raise MethodError("", found, "Answer with handful predict.")
     if fitted.method is None or fitted.features["kind"] != "pooled":
         name = "no method" if fitted.method is None else "no method alone"
         raise MethodError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -17,6 +18,14 @@ from handful.texts import SHORT, normalised, row_digests
 from handful.types import Task
 
 
+class Content(Protocol):
+    """What is learned from: its name, and the digests (`texts.row_digests`) of its rows."""
+
+    @property
+    def name(self) -> str: ...
+    def contents(self) -> Collection[str]: ...
+
+
 @dataclass(frozen=True)
 class Overlap:
     """Rows of a test task whose texts a source holds: how many of how many, and one of them."""
@@ -28,7 +37,9 @@ class Overlap:
     example: str
 
 
-def overlap(train: Sequence[Source], test: Sequence[Task], *, force: bool = False) -> list[Overlap]:
+def overlap(
+    train: Sequence[Content], test: Sequence[Task], *, force: bool = False, how: str = "meta-training"
+) -> list[Overlap]:
     """Which sources hold texts of which test tasks, whatever their case and punctuation (`texts.normalised`).
 
     A row counts if it is in the source as a whole, or with a text of its pair or a sentence of `texts.LONG` characters.
@@ -45,7 +56,7 @@ def overlap(train: Sequence[Source], test: Sequence[Task], *, force: bool = Fals
     if found and not force:
         first = found[0]
         raise DataError(
-            f"{first.task} was to be measured on after meta-training on {first.source}.",
+            f"{first.task} was to be measured on after {how} on {first.source}.",
             f"{first.count} of its {first.rows} rows are in it, such as {first.example[:60]!r}. "
             f"Sources and tasks that share rows: {len(found)}.",
             "Leave one of them out, or take these rows from the source (holdouts.without), or force it.",
@@ -151,7 +162,7 @@ def _cleared(source: Source, asked: Collection[str]) -> Source:
     return source if len(kept) == len(rows) else replace(source, task=episodes.subset(source.task, kept))
 
 
-def _each(sources: Sequence[Source]) -> Iterator[Source]:
+def _each(sources: Sequence[Content]) -> Iterator[Content]:
     for source in sources:
         if isinstance(source, Mixture):
             yield from _each(source.sources)

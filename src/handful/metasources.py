@@ -87,7 +87,7 @@ def _labelled(
     if "members" in numbers and not grouped:
         raise RequestError(asked, "Ways have members only if they are grouped.", "Add grouped=true.")
     columns = {key: str(value) for key, value in options.items()}
-    tasks = _phrases(name, data, shown, asked) if shown else _tasks(name, data, columns, asked)
+    tasks = _phrases(name, data, shown, asked) if shown else labelled_tasks(name, data, columns, asked)
     if domains is not None:
         tasks = [part for task in tasks for part in by_domain(task, _domains(str(domains), asked))]
     if tasks and tasks[0].kind == "tagging":
@@ -107,14 +107,14 @@ def _phrases(name: str, data: Path | None, shown: Shown, asked: str) -> list[Tas
         path = Path(name).resolve()
         plain = path.name.partition(".")[0]
         return [typed_spans(table, path.parent.name if plain in ("train", "dev") else plain, shown)]
-    tasks = _tasks(name, data, {}, asked)
+    tasks = labelled_tasks(name, data, {}, asked)
     if wrong := [task.name for task in tasks if task.kind != "tagging"]:
         raise RequestError(asked, f"{wrong[0]} has neither tags nor spans.", "Leave phrases= out.")
     return [typed_phrases(task, shown) for task in tasks]
 
 
 def _cloze(name: str, data: Path | None, mask_token: str, options: dict[str, Any]) -> Cloze:
-    lines = texts_of(e for task in _tasks(name, data, {}, "") for e in task.examples) if is_suite(name) else []
+    lines = texts_of(e for task in labelled_tasks(name, data, {}, "") for e in task.examples) if is_suite(name) else []
     corpus = index_sentences(lines or read_lines(name))
     common = options.pop("common", 0.05)
     if not isinstance(common, int | float):
@@ -123,7 +123,7 @@ def _cloze(name: str, data: Path | None, mask_token: str, options: dict[str, Any
     return Cloze(corpus, mask_token, common=common, name=f"{_CLOZE}{name}", **options)
 
 
-def _tasks(name: str, data: Path | None, columns: Mapping[str, str], asked: str) -> list[Task]:
+def labelled_tasks(name: str, data: Path | None, columns: Mapping[str, str], asked: str) -> list[Task]:
     """Rows that may be learned from: never those that a suite or a folder keeps to be asked."""
     if not is_suite(name):
         return [pool.rows() for pool in find_pools(name, reading=Reading(**columns, drop_overlap=True))]

@@ -1,4 +1,4 @@
-"""A prior on disk: a meta-learned starting point for one backbone and method.
+"""A prior on disk: a meta-learned or pretrained starting point for one backbone and method.
 
 handful.json                 what it was learned from and how, its validation curve, checksums
 adapter_model.safetensors    the learned start of the method's parameters, in PEFT's names where PEFT has the method
@@ -44,7 +44,7 @@ class Manifest(BaseModel):
     fingerprint: str = Field(pattern="^[0-9a-f]{64}$")
     method: dict[str, Any]
     sites: list[dict[str, Any]]
-    algorithm: dict[str, Any]
+    algorithm: dict[str, Any] | None
     data: list[dict[str, Any]]
     course: dict[str, Any]
     seed: int
@@ -58,10 +58,11 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Prior:
-    """A meta-learned starting point.
+    """A meta-learned or pretrained starting point.
 
     backbone, fingerprint  what it was learned on, by name and by content
-    method, algorithm      what starts there, and how it goes on from there on a task
+    method, algorithm      what starts there, and how it goes on from there on a task: None where it was pretrained on
+                           a mixture of tasks (`pretraining.py`), and the recipe that starts there decides
     learned                the method's sites, and "rates", "head" and "generator" where the algorithm has them
     data                   name, size, share and digest of each source of tasks
     step, curve            outer steps taken, and loss and accuracy on the meta-validation tasks on the way
@@ -72,7 +73,7 @@ class Prior:
     backbone: str
     fingerprint: str
     method: Method
-    algorithm: Algorithm
+    algorithm: Algorithm | None
     learned: Params
     sites: Sequence[Mapping[str, Any]] = ()
     data: Sequence[Mapping[str, Any]] = ()
@@ -136,7 +137,7 @@ def save_prior(prior: Prior, folder: str | os.PathLike[str]) -> Path:
     """Writes a prior to `folder`, whole or not at all; returns the folder."""
     content = {
         "kind": WHAT, "name": prior.name, "backbone": prior.backbone, "fingerprint": prior.fingerprint,
-        "method": to_spec(prior.method), "sites": list(prior.sites), "algorithm": algorithm_to_spec(prior.algorithm),
+        "method": to_spec(prior.method), "sites": list(prior.sites), "algorithm": prior.algorithm and algorithm_to_spec(prior.algorithm),
         "data": list(prior.data), "course": dict(prior.course), "seed": prior.seed, "step": prior.step,
         "curve": list(prior.curve), "command": prior.command, "cost": dict(prior.cost),
     }  # fmt: skip
@@ -160,11 +161,11 @@ def load_prior(folder: str | os.PathLike[str]) -> Prior:
     if content.get("kind") != WHAT:
         raise ArtifactError(
             f"A prior was to be read from {path}.", "It holds a fitted task.",
-            "Give the folder that `handful meta-train --out` wrote.",
+            "Give the folder that `handful meta-train --out` or `handful pretrain --out` wrote.",
         )  # fmt: skip
     try:
         manifest = Manifest(**content)
-        method, algorithm = from_spec(manifest.method), algorithm_from_spec(manifest.algorithm)
+        method, algorithm = from_spec(manifest.method), manifest.algorithm and algorithm_from_spec(manifest.algorithm)
         params = from_peft(manifest.method, read_tensors(path / "adapter_model.safetensors", WHAT), manifest.sites)
     except (ValidationError, MethodError, KeyError, TypeError) as error:
         raise damaged(path, WHAT, f"what it holds cannot be made here ({str(error).splitlines()[0]})") from error
@@ -193,21 +194,47 @@ def opened(given: Prior | str | os.PathLike[str], backbone: Backbone, method: Me
 def prior_card(prior: Prior) -> str:
     """`README.md` of a prior, with the metadata that the hub reads."""
     base, _ = split_id(prior.backbone)
-    lines = ["---", "library_name: handful", f"base_model: {base}", "tags: [few-shot, peft, meta-learning]", "---", ""]
+    pretrained = prior.algorithm is None
+    about = "multi-task" if pretrained else "meta-learning"
+    lines = ["---", "library_name: handful", f"base_model: {base}", f"tags: [few-shot, peft, {about}]", "---", ""]
     size = sum(p.numel() for own in prior.params.values() for p in own.values())
     lines += [f"# {prior.name}", "", f"A starting point for `{to_spec(prior.method)['name']}` ({size:,} parameters) on"]
-    lines += [f"`{prior.backbone}` (weights `{prior.fingerprint[:12]}`), learned over many small tasks.", ""]
+    how = "pretrained on a mixture of tasks that end in text" if pretrained else "learned over many small tasks"
+    lines += [f"`{prior.backbone}` (weights `{prior.fingerprint[:12]}`), {how}.", ""]
     lines += ["## Learned from", "", "| source | rows | share | digest |", "|---|---|---|---|"]
     lines += [
         f"| {own['name']} | {own['size']:,} | {own['share']:.1%} | `{own['digest'][:12]}` |" for own in prior.data
     ]
-    lines += ["", f"{prior.step} outer steps of {prior.course.get('tasks')} tasks, seed {prior.seed}.", ""]
-    if prior.curve:
-        lines += ["## On tasks held out from meta-training", "", "| step | loss | accuracy |", "|---|---|---|"]
-        lines += [f"| {own['step']:.0f} | {own['loss']:.3f} | {own['accuracy']:.1%} |" for own in prior.curve]
-        lines += [""]
+    lines += ["", *(_pretraining(prior) if pretrained else _meta_training(prior))]
     if prior.cost:
         lines += ["## What it cost", "", *(f"- {name.replace('_', ' ')}: {value:,}" for name, value in prior.cost.items()), ""]  # fmt: skip  # noqa: E501
     if prior.command:
         lines += ["## Made by", "", "```", prior.command, "```", ""]
-    return "\n".join([*lines, "## Use", "", "```", "handful fit DATA --prior DIR --out TASK", "```", ""])
+    recipe = f" --backbone {prior.backbone} --recipe tfew" if pretrained else ""
+    return "\n".join([*lines, "## Use", "", "```", f"handful fit DATA{recipe} --prior DIR --out TASK", "```", ""])
+
+
+def _meta_training(prior: Prior) -> list[str]:
+    lines = [f"{prior.step} outer steps of {prior.course.get('tasks')} tasks, seed {prior.seed}.", ""]
+    if prior.curve:
+        lines += ["## On tasks held out from meta-training", "", *_looks(prior, ("loss", "accuracy"))]
+    return lines
+
+
+def _pretraining(prior: Prior) -> list[str]:
+    course = prior.course
+    lines = [f"{prior.step} steps of {course.get('batch')} rows with the losses {course.get('losses')}, seed"]
+    lines += [f"{prior.seed}. The parameters are those of the last step: nothing was chosen by what follows.", ""]
+    for title, part in {"rows": "", "tasks": "held_out_"}.items():
+        if columns := [name for name in (f"{part}loss", f"{part}accuracy") if name in (prior.curve or [{}])[0]]:
+            lines += [f"## On {title} held out from pretraining", "", *_looks(prior, columns)]
+    return lines
+
+
+def _looks(prior: Prior, columns: Sequence[str]) -> list[str]:
+    """The curve as a table."""
+    said = [f"| step | {' | '.join(name.rpartition('_')[2] for name in columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for own in prior.curve:
+        cells = [f"{own[name]:.1%}" if name.endswith("accuracy") else f"{own[name]:.3f}" for name in columns]
+        said.append(f"| {own['step']:.0f} | {' | '.join(cells)} |")
+    return [*said, ""]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from handful.backbone import Backbone
-from handful.errors import BackboneError, DataError, HandfulWarning
+from handful.errors import BackboneError, DataError, HandfulWarning, RequestError
+from handful.templates import GIVEN
 from handful.types import Batch, Example, Task
 
 _MARKED = re.compile(r"[\[<](\w+)[\]>](.*?)[\[<]/\1[\]>]", re.DOTALL)
@@ -140,6 +141,23 @@ def _marks(texts: Sequence[str], offsets: Tensor, encoded: Any, names: Sequence[
                 inside = first & (start >= found.start()) & (start <= found.end(2)) & (end > start)
                 out[row, inside] = list(names).index(found[1]) + 1
     return out
+
+
+def check_classes(tasks: Sequence[Task], recipe: str) -> None:
+    """RequestError for a task that a recipe with a head of classes cannot fit, or that is asked by a prompt."""
+    for task in tasks:
+        asked = f"The task {task.name} was to be fitted by the recipe {recipe}."
+        if found := _WITHOUT_CLASSES.get(task.kind):
+            raise RequestError(
+                asked, f"It is a {task.kind} task: {found}, and the recipe learns a head of classes.",
+                "Use the recipe tfew, with a backbone that scores words, such as smollm2.",
+            )  # fmt: skip
+        if prompt := next((own.prompt for own in task.templates if own.name == GIVEN), None):
+            todo = "Write it with {text} in the place of the text, or use the recipe tfew."
+            raise RequestError(asked, f"The template {prompt[:80]!r} is a prompt, which it does not read.", todo)
+
+
+_WITHOUT_CLASSES = {"choice": "every row has its own choices", "generation": "its answers are texts"}
 
 
 def targets(task: Task) -> Tensor:

@@ -60,21 +60,31 @@ def bare(backbone: Backbone) -> Backbone:
 
 def _settings(said: str) -> dict[str, Any]:
     shapes = known()["shape"]
-    if said in aliases():
-        try:
-            return _read(said, Path(aliases()[said]()))
-        except BackboneError:
-            if said not in shapes:
-                raise
-    if said.lower() in shapes:
+    if said.lower() in shapes:  # an alias may be one too: its package need not be there, and nothing is converted
         return {name: value for name, value in shapes[canonical(said).lower()].items() if name != "stand_in"}
+    if said in aliases():
+        return _read(said, Path(aliases()[said]()))
     if Path(said).exists():
         return _read(said, Path(said))
+    if (file := _downloaded(said)) is not None:
+        return _read(said, file)
     raise BackboneError(
         f"The shape of {said!r} was asked for.",
-        f"It is no file or folder, and known are {', '.join(dict.fromkeys([*aliases(), *shapes]))}.",
+        f"It is no file or folder, and known are {', '.join(dict.fromkeys([*shapes, *aliases()]))}.",
         "Use one of them, or give a config.json.",
     )
+
+
+def _downloaded(said: str) -> Path | None:
+    """The configuration of a hub id whose weights were loaded here before: nothing is fetched for a shape."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(said, "config.json")
+    except HFValidationError:  # no such id can be
+        return None
+    return Path(found) if isinstance(found, str) else None
 
 
 def _read(said: str, path: Path) -> dict[str, Any]:

@@ -39,18 +39,20 @@ class Template:
     chat: bool = False
     name: str = "default"
 
-    def render(self, example: Example, labels: Sequence[str], where: str = "a row") -> Prompt:
+    def render(self, example: Example, labels: Sequence[str], where: str = "a row", only: int | None = None) -> Prompt:
         """The prompt of a row and the text of each choice: the row's own, or the task's `labels`.
 
         Where there are neither, as in generation tasks, the choices are the answers that count as right, if known.
+        With `only` the text of the choice of that position is all that follows the prompt.
         DataError names the row by `where` for a column that it lacks, and for choices that are empty or alike.
         """
         known, free = columns(example), example.choices is None and not labels
         words = self.worded(answers(example) if free else labels if example.choices is None else example.choices)
         asked = f"The template {self.name!r} was to be filled from {where}."
         text = fill(self.prompt, known | {"choices": words}, asked)
-        choices = tuple(fill(self.answer, known | {"choices": words, "choice": word}, asked) for word in words)
-        check_choices(choices, where, fewest=0 if free else 2)
+        said = words if only is None else words[only : only + 1]
+        choices = tuple(fill(self.answer, known | {"choices": words, "choice": word}, asked) for word in said)
+        check_choices(choices, where, fewest=1 if only is not None else 0 if free else 2)
         return Prompt(text, choices)
 
     def worded(self, labels: Sequence[str]) -> list[str]:
@@ -76,21 +78,28 @@ class Prompt:
     choices: tuple[str, ...]
 
 
-def prompts_of(examples: Sequence[Example], labels: Sequence[str], template: Template) -> list[Prompt]:
-    """The prompt of every row, as `Template.render` gives it, rows counting from 1.
+def prompts_of(
+    examples: Sequence[Example], labels: Sequence[str], template: Template, *,
+    rows: Sequence[int] | None = None, only: Sequence[int] | None = None,
+) -> list[Prompt]:  # fmt: skip
+    """The prompt of every row, as `Template.render` gives it; `rows` are their numbers, from 1 on if not given.
 
     Warns once (HandfulWarning) where a choice goes on from another of its row, naming the first such row.
     """
-    found = [template.render(example, labels, f"row {row}") for row, example in enumerate(examples, 1)]
+    rows, chosen = rows or range(1, len(examples) + 1), only or [None] * len(examples)
+    found = [
+        template.render(example, labels, f"row {row}", choice)
+        for example, row, choice in zip(examples, rows, chosen, strict=True)
+    ]
     pairs: dict[tuple[str, ...], tuple[str, str] | None] = {}  # most tasks have the same choices in every row
     for prompt in found:
         if prompt.choices not in pairs:
             pairs[prompt.choices] = prefixes(prompt.choices)
-    if odd := [row for row, prompt in enumerate(found, 1) if pairs[prompt.choices]]:
-        short, long = pairs[found[odd[0] - 1].choices] or ("", "")
+    if odd := [i for i, prompt in enumerate(found) if pairs[prompt.choices]]:
+        short, long = pairs[found[odd[0]].choices] or ("", "")
         more = f" ({len(odd)} rows have such choices)" if len(odd) > 1 else ""
         warnings.warn(
-            f"Row {odd[0]}: the choice {short!r} is the beginning of {long!r}{more}, and is told from it only by "
+            f"Row {rows[odd[0]]}: the choice {short!r} is the beginning of {long!r}{more}, and is told from it only by "
             "its end. Word them differently by `words` of the template, or end them by its `answer`: '{{ choice }}.'",
             HandfulWarning, stacklevel=2,
         )  # fmt: skip
@@ -104,6 +113,8 @@ CLASSIFICATION = Template(
     )
 )
 CHOICE = Template(prompt="{{ text }}\n{% if text_pair %}{{ text_pair }}\n{% endif %}Answer:")
+GIVEN = "given"
+"""The name of a template that was given as a text."""
 DEFAULTS = {"classification": CLASSIFICATION, "choice": CHOICE, "generation": CHOICE}
 """What works for any table, by the kind of its task."""
 

@@ -26,7 +26,7 @@ from handful.methods import to_spec
 from handful.prior import Prior
 from handful.priors import is_shipped
 from handful.progress import Progress, silent
-from handful.prompts import encode, mark_names, targets
+from handful.prompts import check_classes, encode, mark_names, targets
 from handful.types import Task
 from handful.views import LEXICAL, MARKED, PRIOR_MARKED, Lexicon, Tuned, Views
 
@@ -72,6 +72,7 @@ def fit_view_heads(
             f"The tagging task {tasks[0].name} was to be fitted by the recipe {recipe}.",
             "It reads a text as a whole, and has no answer for each word.", "Use the recipe lora, or another method's.",
         )  # fmt: skip
+    check_classes(tasks, recipe)
     seeds, tuned = seeds_of(seed, len(tasks)), prior.on(backbone) if prior else None
     with measured() as watch:
         inputs = []

@@ -9,8 +9,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from handful.backbone import Backbone, quiet, source_of
+from handful.backbone import Backbone, source_of
 from handful.errors import BackboneError
+from handful.packaged import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,6 +70,19 @@ def vocabulary(backbone: Backbone) -> Vocabulary:
     return _KNOWN[backbone.model]
 
 
+def output_weights(backbone: Backbone) -> int:
+    """Weights that a state is multiplied by on its way to scores of all tokens; BackboneError as `vocabulary`.
+
+    From shapes alone: they need not be there.
+    """
+    kind = _kind(backbone)
+    with torch.device("meta"):
+        model = kind.from_config(backbone.model.config)
+    body = {model.base_model_prefix, "shared", "encoder", "decoder"}
+    own = (module for name, module in model.named_modules() if name.partition(".")[0] not in body)
+    return sum(module.weight.numel() for module in own if isinstance(module, nn.Linear))
+
+
 def _around(backbone: Backbone) -> PreTrainedModel:
     """transformers' language model with `_Body` in the place of the backbone."""
     kind = _kind(backbone)
@@ -79,7 +93,8 @@ def _around(backbone: Backbone) -> PreTrainedModel:
     for name in parts:
         setattr(model, name, backbone.model if body is not None else getattr(backbone.model, name))
     model.tie_weights()
-    lacking = [name for name, p in _own(model, parts).items() if p.is_meta]
+    shape = backbone.device.type == "meta"  # a backbone without weights lacks none
+    lacking = [] if shape else [name for name, p in _own(model, parts).items() if p.is_meta]
     for name, value in (_read(backbone, kind, lacking) if lacking else {}).items():
         owner, _, last = name.rpartition(".")
         module = model.get_submodule(owner)

@@ -63,13 +63,31 @@ class Worded:
 
 
 def templates_of(task: Task) -> Sequence[Template]:
-    """The task's templates, or the default one of its kind. RequestError for a kind that does not end in text."""
+    """The task's templates, or the default one of its kind.
+
+    RequestError for a kind that does not end in text, and for a text with `{text}`, which an encoder reads.
+    """
     if task.kind not in DEFAULTS:
         raise RequestError(
             f"The task {task.name} was to be answered in words.", f"It is a {task.kind} task.",
             "Use another recipe for it: `handful recipes` lists them.",
         )  # fmt: skip
+    if task.template is not None:
+        raise RequestError(
+            f"The task {task.name} was to be answered in words, by the template {task.template!r}.",
+            "It is no prompt: it has no column to fill in.", "Write columns as {{ name }}, such as {{ text }}.",
+        )  # fmt: skip
     return task.templates or (DEFAULTS[task.kind],)
+
+
+def check_ranked(tasks: Sequence[Task]) -> None:
+    """RequestError for a task without choices to rank."""
+    if written := next((task for task in tasks if task.kind == "generation"), None):
+        raise RequestError(
+            f"The choices of the task {written.name} were to be ranked.",
+            "It is a generation task, whose answers are written freely.",
+            "Define it with choices, or as a classification with labels.",
+        )  # fmt: skip
 
 
 def numbered(task: Task) -> Task:
@@ -80,10 +98,10 @@ def numbered(task: Task) -> Task:
     return replace(task, labels=tuple(str(position + 1) for position in range(most)))
 
 
-def as_numbered(task: Task, labels: Sequence[Tensor] | Tensor) -> Task:
-    """The same task with its labels written as positions, so that it can be split by class."""
-    examples = [replace(e, label=task.labels[int(i)]) for e, i in zip(task.examples, labels, strict=True)]
-    return replace(task, examples=examples) if task.kind == "choice" else task
+def as_split(task: Task) -> Task:
+    """The task as folds are made of it: rows of a choice task are of one class, as positions are none."""
+    alike = [replace(example, label=task.labels[0]) for example in task.examples]
+    return replace(task, examples=alike) if task.kind == "choice" else task
 
 
 def right(task: Task) -> Tensor:

@@ -102,6 +102,7 @@ def _tested(
     from handful.features import memory
     from handful.predictor import Predictor
     from handful.prompts import targets
+    from handful.worded import numbered, right
 
     support, query = item.episode.support, item.episode.query
     try:
@@ -110,11 +111,14 @@ def _tested(
                 scores = Predictor(fitted, backbone).scores(query.examples, memory())
             else:
                 scores = fitted.scores(query.examples)
-        if not bool(scores.logits.isfinite().all()):
+        sound = scores.logits.isfinite()  # of rows with choices of their own some have fewer than others
+        if not bool(sound.any(-1).all() if support.kind == "choice" else sound.all()):
             raise RunError("Its answers were to be measured.", "Some scores are not finite numbers.")
         shares = scores.probabilities(support.kind).double().cpu().numpy()
         if support.kind == "tagging":
             found = measure_tags(shares, query, support)
+        elif support.kind == "choice":
+            found = measure(shares, right(query).numpy(), numbered(query))
         else:
             labels = targets(replace(query, labels=support.labels, kind=support.kind)).numpy()
             found = measure(shares, labels, support)
@@ -124,7 +128,7 @@ def _tested(
         return _failed(item, error)
     own = {name: value for name, value in fitted.cost.items() if name != "seconds" and value is not None}
     if isinstance(fitted, Artifact):
-        own["bytes"] = sum(p.nbytes for part in (fitted.head, *fitted.params.values()) for p in part.values())
+        own.setdefault("bytes", sum(p.nbytes for part in (fitted.head, *fitted.params.values()) for p in part.values()))
         notes = (*fitted.notes, *notes)
     claimed = (fitted.estimate or {}).get("entity_f1" if support.kind == "tagging" else "accuracy")
     return Outcome(

@@ -23,7 +23,7 @@ from handful.options import read_options
 
 CALLED_WITH = frozenset({"seed", "store", "checkpoint", "progress"})
 """What every recipe is called with; not options of it."""
-_BUILT_IN = ("default", "probe", "prototypes", "tune", "adapt", "tfew")
+_BUILT_IN = ("default", "probe", "prototypes", "tune", "adapt", "tfew", "icl")
 
 
 @cache

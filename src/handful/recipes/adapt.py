@@ -21,6 +21,7 @@ from handful.methods import to_spec
 from handful.outer import adapted_params
 from handful.prior import Prior, opened
 from handful.progress import Progress, silent
+from handful.prompts import check_classes
 from handful.types import Task, cast_params, task_params
 
 
@@ -46,8 +47,14 @@ def adapt(
             "The recipe adapt was asked for.", "No prior was given: it has no steps of its own.",
             "Give one with --prior, or use lora.",
         )  # fmt: skip
+    check_classes(tasks, "adapt")
     known, seeds, kind = opened(prior, backbone), seeds_of(seed, len(tasks)), tasks[0].kind
-    algorithm, learned = known.algorithm, cast_params(known.learned, device=backbone.device)
+    if (algorithm := known.algorithm) is None:
+        raise RequestError(
+            f"The recipe adapt was asked for with the prior {known.name!r}.",
+            "It was pretrained, not meta-trained: it has no steps of its own.", "Use tfew.",
+        )  # fmt: skip
+    learned = cast_params(known.learned, device=backbone.device)
     steps = algorithm.inner.steps if steps is None else steps
     _check_head(tasks, known)
     with measured() as watch:
@@ -92,7 +99,8 @@ def adapt(
 
 
 def _check_head(tasks: Sequence[Task], prior: Prior) -> None:
-    classes = len(prior.learned["head"]["bias"]) if prior.algorithm.head == "learned" else None
+    learned = prior.algorithm is not None and prior.algorithm.head == "learned"
+    classes = len(prior.learned["head"]["bias"]) if learned else None
     if wrong := [task for task in tasks if classes is not None and len(task.labels) != classes]:
         raise RequestError(
             f"The task {wrong[0].name!r} was to be adapted to from the prior {prior.name!r}.",

@@ -30,7 +30,7 @@ from handful.progress import Progress, silent
 from handful.stages import train
 from handful.types import Task, cast_params, stack_params, task_params
 from handful.vocabulary import vocabulary
-from handful.worded import Worded, as_numbered, templates_of, wording_cost
+from handful.worded import Worded, as_split, check_ranked, templates_of, wording_cost
 
 WARMUP = 0.06
 """Share of the steps with rising rate."""
@@ -62,6 +62,7 @@ def tfew(
     with their choices are cut to `length` tokens by their template's rule. Every row is seen in all of its task's
     templates, in a seeded order; the first of them is the one that the fitted task asks in.
     """
+    check_ranked(tasks)
     seeds, loss = seeds_of(seed, len(tasks)), summed(losses)
     known = opened(prior, backbone) if prior is not None else None
     value = known.method if known else method_named(method) if isinstance(method, str) else method
@@ -70,8 +71,7 @@ def tfew(
         adapted = attach(backbone, value)
         model = Chooser(adapted, vocabulary(backbone))
         worded = Worded.of(tasks, backbone, limit=min(length, backbone.max_length))
-        split = [as_numbered(task, own) for task, own in zip(worded.tasks, worded.labels, strict=True)]
-        plan = Plan.of(split, worded.labels, num_folds, seed=seeds)
+        plan = Plan.of([as_split(task) for task in worded.tasks], worded.labels, num_folds, seed=seeds)
         members = plan.members()
         learned = cast_params(known.params, device=backbone.device) if known else {}
         starts = {own: adapted.init(own) | learned for own in dict.fromkeys(seeds)}

@@ -25,6 +25,7 @@ from handful.methods.lora import LoRA
 from handful.methods.variants import OnLayers
 from handful.prior import Prior, opened
 from handful.progress import Progress, silent
+from handful.prompts import check_classes
 from handful.scoring import SCALE, Classifier, Tagger
 from handful.stages import train
 from handful.types import Batch, Params, Task, cast_params, stack_params, task_params
@@ -65,6 +66,7 @@ def tune(
     a task's result is the one that it would have alone. With a `prior`, a folder or a `Prior`, parameters start where
     it says.
     """
+    check_classes(tasks, to_spec(method)["name"] if method else "tune")
     seeds = seeds_of(seed, len(tasks))
     known = opened(prior, backbone, method) if prior is not None else None
     method = method or (known.method if known else LoRA())

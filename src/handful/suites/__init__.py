@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from handful.errors import RequestError
-from handful.suites import bigbench, dev, glue, leopard, ner, raft, setfit_dev, setfit_test, superglue
+from handful.suites import bigbench, dev, glue, leopard, ner, raft, setfit_dev, setfit_test, superglue, words
 from handful.suites.base import Published, Suite, SuiteTask
 
 __all__ = ["Published", "Suite", "SuiteTask", "is_suite", "suite", "suites"]
@@ -14,7 +14,9 @@ __all__ = ["Published", "Suite", "SuiteTask", "is_suite", "suite", "suites"]
 
 def suites() -> dict[str, Suite]:
     """Every suite by its name."""
-    each = [module.SUITE for module in (leopard, glue, superglue, setfit_dev, setfit_test, bigbench, dev, ner, raft)]
+    each = [
+        module.SUITE for module in (leopard, glue, superglue, setfit_dev, setfit_test, bigbench, dev, ner, raft, words)
+    ]
     return {own.name: own for own in [*each, ner.COMMON_SUITE]}
 
 
