@@ -39,6 +39,7 @@ NAMES = (
     "shelf",
     "shelf_costs",
     "meta_step",
+    "words",
 )
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scikit-learn")
 
