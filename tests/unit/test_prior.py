@@ -68,6 +68,14 @@ def test_a_fit_starts_from_the_prior(tmp_path: Path) -> None:
     assert not torch.equal(other.params[site]["B"], fresh.params[site]["B"])
 
 
+def test_a_prior_of_upper_blocks_is_that_of_a_recipe_that_starts_there() -> None:
+    upper = OnLayers(method=small("lora"), start=1)
+    prior = replace(made(), method=upper, learned=random_params(attach(tiny_text(), upper).init(0)))
+    (fitted,) = recipe("lora:rank=2:start=1:steps=0:num_folds=0", prior=prior)([tiny_task(3)], tiny_text(), seed=0)
+    assert set(fitted.params) == set(prior.params)
+    assert all(torch.equal(fitted.params[s][n], p) for s, own in prior.params.items() for n, p in own.items())
+
+
 def test_what_meta_training_learned_apart_from_tasks_is_held_by_them() -> None:
     prior, task = made(name="meta_adapter"), tiny_task(2)
     prior = replace(prior, method=method("meta_adapter"), learned=random_params(attach(tiny_text(), method("meta_adapter")).init(0)))  # fmt: skip  # noqa: E501

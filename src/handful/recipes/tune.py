@@ -68,7 +68,8 @@ def tune(
     """
     check_classes(tasks, to_spec(method)["name"] if method else "tune")
     seeds = seeds_of(seed, len(tasks))
-    known = opened(prior, backbone, method) if prior is not None else None
+    asked = OnLayers(method=method, start=start) if method and start else method
+    known = opened(prior, backbone, asked) if prior is not None else None
     method = method or (known.method if known else LoRA())
     name = to_spec(method)["name"]
     lr = RATES.get(name, 2e-3) if lr is None else lr
