@@ -1,4 +1,7 @@
-"""A tiny random BERT that reads texts letter by letter, in memory and as a saved folder, and small tasks for it."""
+"""A tiny random BERT that reads texts letter by letter, in memory and as a saved folder, and small tasks for it.
+
+And a tiny random decoder that writes letter by letter, for tasks that end in text.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from handful.backbone import Backbone, from_model
 from handful.methods import Method, method
@@ -69,6 +78,81 @@ def save_tiny(folder: Path) -> Path:
     TINY["bert"]().save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+def _writer() -> PreTrainedModel:
+    model = TINY["llama"]()
+    model.config.tie_word_embeddings = True  # or its output layer would have to be on disk
+    return model
+
+
+@cache
+def tiny_writer() -> Backbone:
+    """A decoder that shares its embeddings with its output layer."""
+    return from_model(_writer(), tokenizer(), id="writer")
+
+
+def save_writer(folder: Path) -> Path:
+    """The same backbone as `save_pretrained` writes it."""
+    _writer().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+SPEAKERS = {"decoder": "llama", "encoder-decoder": "t5", "encoder": "bert"}
+"""What kinds of backbones score words, and a tiny one of each."""
+_AROUND = {"decoder": "$A", "encoder-decoder": "$A </s>", "encoder": "<s> $A </s>"}
+_CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+FACE = "\N{GRINNING FACE}"
+"""A character of four tokens."""
+
+
+def speller(kind: str = "decoder") -> PreTrainedTokenizerFast:
+    """A tokenizer of bytes, and of `yes`, ` yes` and ` no`; it closes texts as its kind of backbone does."""
+    cut = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    known = string.ascii_letters + string.digits + " .,?!':-|/\n" + FACE
+    letters = sorted({piece for letter in known for piece in cut.pre_tokenize_str(letter)[0][0]})
+    merges = [("y", "e"), ("ye", "s"), ("Ġ", "n"), ("Ġn", "o"), ("Ġ", "yes")]
+    pieces = ["<pad>", "<unk>", "<s>", "</s>", "<mask>", *letters, *map("".join, merges)]
+    raw = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, unk_token="<unk>"))
+    raw.pre_tokenizer, raw.decoder = cut, decoders.ByteLevel()
+    raw.post_processor = processors.TemplateProcessing(single=_AROUND[kind], special_tokens=[("<s>", 2), ("</s>", 3)])
+    named = {"mask_token": "<mask>"} if kind == "encoder" else {"chat_template": _CHAT} if kind == "decoder" else {}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+        model_max_length=64, model_input_names=["input_ids", "attention_mask"], **named,
+    )  # fmt: skip
+
+
+def language_model(kind: str) -> PreTrainedModel:
+    """A tiny random language model, its embeddings those of its output layer; the global random state is left."""
+    heads: dict[str, Any] = {
+        "decoder": AutoModelForCausalLM, "encoder-decoder": AutoModelForSeq2SeqLM, "encoder": AutoModelForMaskedLM
+    }  # fmt: skip
+    config = TINY[SPEAKERS[kind]]().config
+    config.tie_word_embeddings, config.decoder_start_token_id = True, 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = heads[kind].from_config(config)
+        with torch.no_grad():
+            for own in model.parameters():
+                own.add_(torch.randn_like(own), alpha=0.1)
+    return model.eval()
+
+
+def save_speaker(kind: str, folder: Path) -> Path:
+    """The language model with its tokenizer as `save_pretrained` writes them."""
+    language_model(kind).save_pretrained(folder)
+    speller(kind).save_pretrained(folder)
+    return folder
+
+
+@cache
+def speaker(kind: str) -> Backbone:
+    """A backbone of that kind in memory; one of kind "encoder" has to be loaded for its output layer."""
+    model = TINY[SPEAKERS[kind]]()
+    model.config.tie_word_embeddings = True
+    return from_model(model, speller(kind), id=f"a tiny {kind}")
 
 
 def words_of(label: int, rows: int, seed: int = 0) -> list[str]:

@@ -38,7 +38,7 @@ from handful.types import Params, Task, TaskKind, split_id
 __all__ = ["MANIFEST", "Artifact", "check_target", "load", "save", "size_on_disk"]
 
 WHAT = "fitted task"
-HEADLESS = ("choices", "context")
+HEADLESS = ("choices", "context", "written")
 """Kinds of features that are read in words, without a class head."""
 _KEPT_AS_IS = (
     "recipe", "backbone", "fingerprint", "task", "kind", "text_pair", "template", "method", "sites", "prior",

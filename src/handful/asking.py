@@ -16,6 +16,7 @@ from handful.chooser import Ranker
 from handful.context import Context
 from handful.errors import DataError
 from handful.fit import evaluate
+from handful.generating import write
 from handful.methods import from_spec
 from handful.templates import Template
 from handful.types import Batch, Example, Params, cast_params
@@ -42,6 +43,17 @@ def asked_in_words(artifact: Artifact, backbone: Backbone) -> Asked:
         return ranked(model, params, encode_choices(backbone, examples, artifact.labels, template, limit=length))
 
     return asked
+
+
+def written_by(artifact: Artifact, backbone: Backbone) -> Callable[[Sequence[Example]], list[str]]:
+    """What writes an answer to each row, by an artifact of a generation task."""
+    assert artifact.method is not None
+    adapted, words = attach(backbone, from_spec(artifact.method)), vocabulary(backbone)
+    params, how = cast_params(artifact.params, device=backbone.device), artifact.features
+    template = Template(**how["templates"][0])
+    return lambda examples: write(
+        adapted, words, params, examples, template, limit=how["length"] + how["most"], most=how["most"]
+    )
 
 
 def ranked(model: Ranker, params: Params, pool: Batch) -> Tensor:

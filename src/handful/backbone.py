@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from handful.sharding import Shards
 
+
 @dataclass(frozen=True)
 class Backbone:
     """A frozen, shared, pretrained transformer.

@@ -10,13 +10,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from handful.errors import BackboneError, RequestError
 from handful.types import LINEARS
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from handful.backbone import Backbone
-    from handful.sites import Place
+    from handful.types import Site
 
 FLOAT_BYTES, ID_BYTES = 4, 4
 KEPT = {"decoder": ("attention.key", "attention.value"), "encoder-decoder": ("cross.key", "cross.value")}
@@ -31,6 +34,7 @@ class Work:
     query    tokens of a question with all its choices, and of a row that is tuned on
     choices  that a question has
     scored   tokens of all its choices; 0 where a class head answers in place of words
+    beside   tokens that an encoder-decoder's decoder reads for them, where padding makes them more; 0: `scored`
     steps    of tuning, each of `batch` rows
     """
 
@@ -39,12 +43,13 @@ class Work:
     query: int = 103
     choices: int = 1
     scored: int = 1
+    beside: int = 0
     steps: int = 1000
     batch: int = 8
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value < (least := 0 if name in ("shots", "scored") else 1):
+            if value < (least := 0 if name in ("shots", "scored", "beside") else 1):
                 asked = f"A bill for {name} = {value} was asked for."
                 raise RequestError(asked, f"It must be at least {least}.", "Raise it.")
 
@@ -170,25 +175,28 @@ class Pass:
         return 2 * (self.matrices + self.vocabulary) + 3 * self.attention
 
 
+_SITES: WeakKeyDictionary[nn.Module, list[Site]] = WeakKeyDictionary()
+_OUTPUT: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
 def pass_flops(backbone: Backbone, work: Work, tokens: int) -> Pass:
     """Of a row of `tokens` tokens with all its choices, of the number and size of those of `work`.
 
-    A decoder reads prompt and choices in one row. An encoder-decoder reads each choice beside the prompt's states, whose
-    keys and values are computed for each choice anew. An encoder fills in one token.
+    A decoder reads prompt and choices in one row. An encoder-decoder reads each choice beside the prompt's states,
+    whose keys and values are computed for each choice anew. An encoder fills in one token.
     """
     kind = kind_of(backbone)
     matrices = token_flops(backbone) * tokens
     if not work.scored:
         return Pass(matrices, attention_flops(backbone, tokens), 0)
-    from handful.vocabulary import output_weights
-
     places = {"encoder": 1, "decoder": max(1, work.scored - work.choices + 1)}.get(kind, work.scored)
-    output = 2 * output_weights(backbone) * places
+    output = 2 * _output_weights(backbone) * places
     if kind != "encoder-decoder":
         return Pass(matrices, attention_flops(backbone, tokens), output)
-    prompt = max(0, tokens - work.scored)
+    prompt, beside = max(0, tokens - work.scored), work.beside or work.scored
+    matrices = token_flops(backbone) * (prompt + beside)
     again = 2 * (work.choices - 1) * prompt * _weights(backbone, *KEPT[kind])
-    return Pass(matrices + again, attention_flops(backbone, prompt, work.scored, work.choices), output)
+    return Pass(matrices + again, attention_flops(backbone, prompt, beside, work.choices), output)
 
 
 def token_flops(backbone: Backbone) -> int:
@@ -216,25 +224,39 @@ def kind_of(backbone: Backbone) -> str:
     return "encoder-decoder" if {"encoder", "decoder"} <= set(towers) else towers[0]
 
 
+def _output_weights(backbone: Backbone) -> int:
+    """Of the output layer; 0 where there is none, so that a class head answers."""
+    from handful.vocabulary import output_weights
+
+    if backbone.model not in _OUTPUT:
+        try:
+            _OUTPUT[backbone.model] = output_weights(backbone)
+        except BackboneError:
+            _OUTPUT[backbone.model] = 0
+    return _OUTPUT[backbone.model]
+
+
 def _attending(backbone: Backbone, stack: str | None = None) -> int:
-    """FLOPs by which two tokens attend to each other in one direction, of scores or of sums; in a tower, or the mean."""
-    queries = [place.site for place in _linears(backbone) if place.site.role == "attention.query"]
+    """FLOPs by which a token attends to another, of scores or of sums of values; in a tower, or the mean of them."""
+    queries = [site for site in _linears(backbone) if site.role == "attention.query"]
     towers = {site.stack for site in queries} if stack is None else {stack}
     return 2 * sum(site.d_out for site in queries if site.stack in towers) // max(len(towers), 1)
 
 
 def _sum_of(backbone: Backbone, *roles: str) -> int:
     """Numbers that all linear layers of these roles make of a token."""
-    return sum(place.site.d_out for place in _linears(backbone) if place.site.role in roles)
+    return sum(site.d_out for site in _linears(backbone) if site.role in roles)
 
 
 def _weights(backbone: Backbone, *roles: str) -> int:
-    return sum(place.site.d_in * place.site.d_out for place in _linears(backbone) if place.site.role in roles)
+    return sum(site.d_in * site.d_out for site in _linears(backbone) if site.role in roles)
 
 
-def _linears(backbone: Backbone) -> list[Place]:
-    """Linear layers of the blocks."""
+def _linears(backbone: Backbone) -> list[Site]:
+    """Linear layers of the blocks, looked for once."""
     from handful.sites import all_places
 
-    inside = (p for p in all_places(backbone) if p.kind in ("layer", "slice") and 0 <= p.site.layer < p.site.num_layers)
-    return [place for place in inside if place.site.role in LINEARS]
+    if backbone.model not in _SITES:
+        found = [place.site for place in all_places(backbone) if place.kind in ("layer", "slice")]
+        _SITES[backbone.model] = [s for s in found if s.role in LINEARS and 0 <= s.layer < s.num_layers]
+    return _SITES[backbone.model]

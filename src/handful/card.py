@@ -50,7 +50,7 @@ def asked_by(features: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The template that a task is asked by, as `Template.to_dict` gives it; None for one that is not asked in words."""
     if features["kind"] == "context":
         return features["context"]["template"]
-    return features["templates"][0] if features["kind"] == "choices" else None
+    return features["templates"][0] if features.get("templates") else None
 
 
 def _indented(text: str) -> list[str]:
@@ -58,6 +58,8 @@ def _indented(text: str) -> list[str]:
 
 
 def _what(artifact: Artifact) -> str:
+    if artifact.kind == "generation":
+        return "It writes its answer to a prompt, freely."
     if artifact.kind == "choice":
         return "It chooses one of the answers that a row brings: the one whose words are the likeliest after a prompt."
     if artifact.kind == "tagging":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 from rich.table import Table
@@ -22,11 +23,16 @@ from handful.errors import DataError, HandfulWarning
 from handful.estimate import estimate
 from handful.predictor import Predictor
 from handful.taskfiles import load_task
+from handful.textmetrics import METRICS, measure
 from handful.types import Example, Task
 from handful.worded import right
 
 UNCLASSED = ("choice", "generation")
 """Kinds of tasks without classes."""
+MEASURES = (
+    "n", "correct", "entity_f1", "accuracy", "macro_f1", "ece", "log_loss", "per_class", "warnings", *METRICS
+)  # fmt: skip
+"""What `handful evaluate --json` says, where it was measured."""
 
 
 def drawn(task: Task, shots: int | None, seed: int) -> Task:
@@ -43,7 +49,8 @@ def drawn(task: Task, shots: int | None, seed: int) -> Task:
 def counted(task: Task) -> str:
     """How many rows of what: "12 rows of 3 classes"."""
     rows = f"{len(task.examples)} rows"
-    return f"{rows} with choices" if task.kind == "choice" else f"{rows} of {len(task.labels)} classes"
+    free = {"choice": "with choices", "generation": "with answers"}
+    return f"{rows} {free[task.kind]}" if task.kind in free else f"{rows} of {len(task.labels)} classes"
 
 
 def classes(fitted: Artifact) -> list[str]:
@@ -54,6 +61,8 @@ def classes(fitted: Artifact) -> list[str]:
 def about(fitted: Artifact) -> dict[str, Any]:
     """What `handful info` says of a task that is answered in words, or was read through a definition."""
     found: dict[str, Any] = {}
+    if fitted.kind == "generation":
+        found["answers"] = f"written freely, in at most {fitted.features['most']} tokens"
     if fitted.kind == "choice":
         found["choices"] = f"each row's own, at most {len(fitted.labels)} in training"
     if own := asked_by(fitted.features):
@@ -91,7 +100,10 @@ def as_fitted(
 
 def answers(predictor: Predictor, examples: Sequence[Example]) -> list[dict[str, Any]]:
     """Lines of `handful predict`: `label`, the text of the likeliest choice, `choice`, its number counted from 0, and
-    the probability of each by its text."""
+    the probability of each by its text; of a generation task `answer`.
+    """
+    if predictor.artifact.kind == "generation":
+        return [{"answer": text} for text in predictor.texts(examples)]
     shares = predictor.scores(examples).probabilities(predictor.artifact.kind).double().tolist()
     rows = list[dict[str, Any]]()
     for example, own in zip(examples, shares, strict=True):
@@ -103,7 +115,13 @@ def answers(predictor: Predictor, examples: Sequence[Example]) -> list[dict[str,
 
 
 def show_answers(examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]) -> None:
-    """The rows with the choice of each, for people."""
+    """The rows with the choice of each, or the answer, for people."""
+    if rows and "answer" in rows[0]:
+        written = Table("text", "answer", box=None)
+        for example, row in zip(examples, rows, strict=True):
+            written.add_row(Text(example.text[:80]), Text(row["answer"][:200]))
+        out_console.print(written)
+        return
     table = Table("text", "choice", "", "probability", box=None)
     for example, row in zip(examples, rows, strict=True):
         share = f"{row['scores'][row['label']]:.2f}"
@@ -112,7 +130,13 @@ def show_answers(examples: Sequence[Example], rows: Sequence[Mapping[str, Any]])
 
 
 def measured(predictor: Predictor, task: Task) -> dict[str, Any]:
-    """`Estimate.to_dict` of a fitted choice task on rows with their right choices, and how many were `correct`."""
+    """`Estimate.to_dict` of a fitted choice task on rows with their right choices, and how many were `correct`.
+
+    Of a generation task the measures of `textmetrics`: exact match, F1 of words, ROUGE-L where its library is there.
+    """
+    if predictor.artifact.kind == "generation":
+        names = [name for name in METRICS if name != "rouge_l" or find_spec("rouge_score")]
+        return measure(predictor.texts(task.examples), [example.label or () for example in task.examples], names)
     gold = right(replace(task, kind="choice"))
     scores = predictor.scores(task.examples).logits.double().cpu()
     correct = int((scores.argmax(-1) == gold).sum())
@@ -122,5 +146,11 @@ def measured(predictor: Predictor, task: Task) -> dict[str, Any]:
 
 
 def show_measured(found: Mapping[str, Any]) -> None:
-    """How many rows were right."""
+    """How many rows were right, or how near written answers came."""
+    if "correct" not in found:
+        table = Table(box=None, show_header=False)
+        for name, value in found.items():
+            table.add_row(name.replace("_", " "), f"{value:.1%}" if name != "n" else f"{value:.0f} rows")
+        out_console.print(table)
+        return
     out_console.print(f"{found['correct']} of {found['n']} right", highlight=False)

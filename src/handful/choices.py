@@ -129,7 +129,8 @@ def _tokens(backbone: Backbone, prompt: Prompt, template: Template, end: bool) -
     first, *rest = tokenizer([text, *whole], add_special_tokens=not template.chat)["input_ids"]
     closing = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     first, *rest = (ids[:-1] if closing and ids[-1:] == closing else ids for ids in (first, *rest))
-    alone = tokenizer([space + choice.strip() for choice in prompt.choices], add_special_tokens=False)["input_ids"]
+    bare = [space + choice.strip() for choice in prompt.choices]
+    alone = tokenizer(bare, add_special_tokens=False)["input_ids"] if bare else []
     own = [  # the tokens that go on from the prompt, where it is read alike with and without them
         ids[len(first) :] if ids[: len(first)] == first and len(ids) > len(first) else by_itself
         for ids, by_itself in zip(rest, alone, strict=True)
@@ -156,7 +157,7 @@ def _words(backbone: Backbone, prompt: Prompt) -> Spoken:
 
 def _excess(backbone: Backbone, row: Spoken, limit: int) -> int:
     """How many tokens a prompt, with its longest choice where both are read in one row, is too long."""
-    after = max(map(len, row.choices)) if architecture(backbone) == "decoder" else 0
+    after = max(map(len, row.choices), default=0) if architecture(backbone) == "decoder" else 0
     return len(row.prompt) + after - limit
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +19,7 @@ from handful.estimate import Estimate
 from handful.predictor import Predictor
 from handful.recipes import recipe as recipe_named
 from handful.sources import from_lists, from_texts
+from handful.taskfiles import with_template
 from handful.types import Task, TaskKind
 
 
@@ -27,8 +27,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """Learns classes of texts from a handful of examples on a frozen, pretrained backbone.
 
     backbone  an alias ("minilm"), a hub id, a local folder, or a `Backbone` that is loaded already
-    recipe    "default", "probe", "prototypes", or the name of a method to tune, such as "lora"
-    template  a text with `{text}` (and `{text_pair}`) that rows are put into, e.g. "query: {text}"
+    recipe    "default", "probe", "prototypes", or the name of a method to tune, such as "lora"; "tfew" answers in words
+    template  a text with `{text}` (and `{text_pair}`) that rows are put into, e.g. "query: {text}"; for "tfew" a prompt
+              in Jinja, e.g. "{{ text }} It is"
 
     Texts are strings or pairs of strings; labels anything hashable, or lists of labels for multi-label tasks.
 
@@ -128,15 +129,16 @@ def fit_many(
 ) -> list[FewShotClassifier]:
     """Fits many tasks, `(texts, labels)` or `Task`, in one batch; each as if it had been fitted alone.
 
-    RequestError for tagging tasks, whose answers are not of whole texts; docs/tagging.md says how they are fitted.
+    RequestError for tasks that have no classes of whole texts, as tagging and choice tasks; `handful fit` fits them.
     """
     pairs = [
         (data, list(data.labels)) if isinstance(data, Task) else _task(*data, f"task {i}", template)
         for i, data in enumerate(datasets)
     ]
-    if tagging := next((task for task, _ in pairs if task.kind == "tagging"), None):
-        found = f"{tagging.name} is a tagging task, whose answers are not of whole texts."
-        raise RequestError("Classifiers were to be fitted.", found, "Fit it with handful fit, or a recipe.")
+    for task, _ in pairs:
+        if why := _NO_CLASSES.get(task.kind):
+            found = f"{task.name} is a {task.kind} task, {why}."
+            raise RequestError("Classifiers were to be fitted.", found, "Fit it with handful fit, or a recipe.")
     blank = FewShotClassifier(backbone, recipe, template=template, seed=seed)
     fitted: dict[int, Artifact] = {}
     kinds: tuple[TaskKind, ...] = ("classification", "multilabel")
@@ -151,6 +153,13 @@ def fit_many(
     ]
 
 
+_NO_CLASSES = {
+    "tagging": "whose answers are not of whole texts",
+    "choice": "whose rows bring their own choices",
+    "generation": "whose answers are written freely",
+}
+
+
 def _loaded(classifier: FewShotClassifier) -> Backbone:
     chosen = classifier.backbone
     if isinstance(chosen, Backbone):
@@ -160,7 +169,7 @@ def _loaded(classifier: FewShotClassifier) -> Backbone:
 
 def _task(texts: Iterable[Any], labels: Iterable[Any], name: str, template: str | None) -> tuple[Task, list[Any]]:
     task, classes = from_lists(texts, labels, name=name)
-    return replace(task, template=template), classes
+    return with_template(task, template), classes
 
 
 def _sortable(label: Any) -> tuple[str, Any]:

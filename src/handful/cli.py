@@ -93,7 +93,7 @@ def predict(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Label rows: one JSON line each, with the label and the probability of each class or choice, or tags and entities."""
+    """Label rows: a JSON line each, with the label and the probability of every class or choice, or its entities."""
     from handful import commands
 
     columns = {"text": text, "text_pair": text_pair}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -13,21 +14,41 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def bill(
-    backbone: Annotated[str, typer.Option(help="What is tuned: t0-11b, t5-base, ..., an alias, or a config.json.")],
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(metavar="[TASK]", help="A fitted task, whose own bill is made; else --backbone says of what."),
+    ] = None,
+    backbone: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="What is tuned: T0-3B, t5-base, ..., an alias, or a config.json."),
+    ] = None,
     prompted: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="What is prompted in its place, e.g. gpt3-175b; the same backbone if not given."),
     ] = None,
-    method: Annotated[str, typer.Option(help="What is tuned of it, as for `handful methods count`.")] = "ia3",
-    shots: Annotated[int, typer.Option(min=0, help="Examples in the prompt.")] = DONE.shots,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of an example with its answer.")] = DONE.tokens,
-    query: Annotated[int, typer.Option(min=1, help="Tokens of a question with all its choices.")] = DONE.query,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of tuning.")] = DONE.steps,
-    batch: Annotated[int, typer.Option(min=1, help="Rows of a step.")] = DONE.batch,
+    method: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="What is tuned of it, as for `handful methods count`; ia3 if not given."),
+    ] = None,
+    shots: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help=f"Examples in the prompt; {DONE.shots}, or all rows of the task, if not given."),
+    ] = None,
+    tokens: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help=f"Tokens of an example with its answer; {DONE.tokens}, or the mean of the task's rows."),
+    ] = None,
+    query: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help=f"Tokens of a question with all its choices; {DONE.query}, or as the task noted."),
+    ] = None,
+    steps: Annotated[Optional[int], typer.Option(help=f"Steps of tuning; {DONE.steps} if not given.")] = None,  # noqa: UP045
+    batch: Annotated[Optional[int], typer.Option(help=f"Rows of a step; {DONE.batch} if not given.")] = None,  # noqa: UP045
     as_json: Json = False,
 ) -> None:
-    """Say what tuning and prompting cost, from shapes alone, and when tuning has paid for itself."""
+    """Say what tuning and prompting cost, and when tuning has paid off: of a fitted task, or from shapes alone."""
     from handful import billing
 
-    work = Work(shots=shots, tokens=tokens, query=query, steps=steps, batch=batch)
-    billing.show(backbone, prompted or backbone, method, work, as_json=as_json)
+    sizes = {"shots": shots, "tokens": tokens, "query": query}
+    course = {"method": method, "steps": steps, "batch": batch}
+    billing.show(folder, backbone, prompted, sizes, course, as_json=as_json)

@@ -66,7 +66,8 @@ def fit(
     shutil.rmtree(progress_folder, ignore_errors=True)
     summary = {
         "out": str(folder), "recipe": fitted.recipe, "classes": choicecommands.classes(fitted),
-        "rows": len(task.examples), "estimate": fitted.estimate, "cost": fitted.cost, "bytes_on_disk": artifacts.size_on_disk(folder), "notes": list(fitted.notes),
+        "rows": len(task.examples), "estimate": fitted.estimate, "cost": fitted.cost,
+        "bytes_on_disk": artifacts.size_on_disk(folder), "notes": list(fitted.notes),
     }  # fmt: skip
     if as_json:
         print_json(summary)
@@ -92,7 +93,7 @@ def predict(
     predictor = Predictor(fitted, shared(backbone or fitted.backbone, device=device))
     if tagging:
         rows = tagcommands.answers(fitted, predictor, examples)
-    elif fitted.kind == "choice":
+    elif fitted.kind in choicecommands.UNCLASSED:
         rows = choicecommands.answers(predictor, examples)
     else:
         rows = [answer(fitted, row) for row in _probabilities(fitted, predictor.scores(examples))]
@@ -100,7 +101,7 @@ def predict(
         write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     elif out_console.is_terminal and not as_json and tagging:
         tagcommands.show_answers(rows)
-    elif out_console.is_terminal and not as_json and fitted.kind == "choice":
+    elif out_console.is_terminal and not as_json and fitted.kind in choicecommands.UNCLASSED:
         choicecommands.show_answers(examples, rows)
     elif out_console.is_terminal and not as_json:
         table = Table("text", "label", "probability", box=None)
@@ -135,18 +136,18 @@ def evaluate(
     predictor = Predictor(fitted, shared(backbone or fitted.backbone, device=device))
     if fitted.kind == "tagging":
         found = tagcommands.measured(predictor, task.examples)
-    elif fitted.kind == "choice":
+    elif fitted.kind in choicecommands.UNCLASSED:
         found = choicecommands.measured(predictor, task)
     else:
         labels = targets(replace(task, labels=fitted.labels, kind=fitted.kind)).numpy()
         logits = predictor.scores(task.examples).logits.cpu().numpy()
         found = estimate(logits, labels, fitted.labels, [True] * len(labels), 0, fitted.kind).to_dict()
     if as_json:
-        names = ("n", "correct", "entity_f1", "accuracy", "macro_f1", "ece", "log_loss", "per_class", "warnings")
-        print_json({key: found[key] for key in names if key in found})
+        print_json({key: found[key] for key in choicecommands.MEASURES if key in found})
         return
-    show_measures(found)
-    if fitted.kind == "choice":
+    if fitted.kind != "generation":
+        show_measures(found)
+    if fitted.kind in choicecommands.UNCLASSED:
         choicecommands.show_measured(found)
         return
     if fitted.kind == "tagging":
@@ -167,9 +168,10 @@ def info(what: str, *, as_json: bool) -> None:
         fitted = artifacts.load(what)
         fields = {
             "task": fitted.task, "kind": fitted.kind, "classes": choicecommands.classes(fitted),
-            "recipe": fitted.recipe, "method": fitted.method, "backbone": fitted.backbone, "fingerprint": fitted.fingerprint,
-            "estimate": fitted.estimate, "cost": fitted.cost, "temperature": fitted.temperature, "seed": fitted.seed,
-            "notes": list(fitted.notes), "bytes_on_disk": artifacts.size_on_disk(what), **choicecommands.about(fitted),
+            "recipe": fitted.recipe, "method": fitted.method, "backbone": fitted.backbone,
+            "fingerprint": fitted.fingerprint, "estimate": fitted.estimate, "cost": fitted.cost,
+            "temperature": fitted.temperature, "seed": fitted.seed, "notes": list(fitted.notes),
+            "bytes_on_disk": artifacts.size_on_disk(what), **choicecommands.about(fitted),
         }  # fmt: skip
     else:
         backbone = shared(what)

@@ -115,7 +115,7 @@ def shipped() -> list[str]:
 
 def is_definition(source: str | Path) -> bool:
     """Whether this names a definition: a YAML file, or one of `shipped` unless there is a file of that name."""
-    return Path(source).suffix.lower() in (".yaml", ".yml") or (str(source) in shipped() and not Path(source).exists())
+    return Path(source).suffix.lower() in (".yaml", ".yml") or (str(source) in shipped() and not Path(source).is_file())
 
 
 def read(source: str | Path) -> Definition:
@@ -226,7 +226,7 @@ def _labels(
 
 def _text(source: str | Path) -> str:
     path = Path(source).expanduser()
-    if str(source) in shipped() and not path.exists():
+    if str(source) in shipped() and not path.is_file():
         return (files("handful") / "tasks" / f"{source}.yaml").read_text(encoding="utf-8")
     asked = f"Tried to read the task definition {source}."
     todo = f"Give a YAML file, or one of {', '.join(shipped())}."

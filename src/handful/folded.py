@@ -87,6 +87,7 @@ def tuning_cost(
         "training_flops": step * min(batch_size, rows) * steps,
         "query_flops": query,
         "query_tokens": tokens,
+        "training_rows": rows,
         "trained_parameters": trained,
         "method_parameters": trained - head,
         "backbone_parameters": model.adapted.backbone.num_parameters,

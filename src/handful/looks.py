@@ -66,7 +66,7 @@ class Looks:
         ranked = torch.where(self.ranked, hits, math.nan)
         return torch.stack(
             [torch.zeros(self.count).double().index_add_(0, self.owner, x) / size for x in (losses, ranked)]
-        )  # noqa: E501
+        )
 
 
 class Watching:

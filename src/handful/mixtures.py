@@ -1,6 +1,6 @@
 """Mixtures of tasks that end in text: what `handful pretrain DATA...` may be given, and how often each is drawn.
 
-    data.csv  rows.jsonl  owner/name              labelled rows, and rows with their own choices, as `handful fit` has them
+    data.csv  rows.jsonl  owner/name              labelled rows, or rows with choices, as `handful fit` has them
     copa=rows.jsonl  own.yaml=rows.jsonl          rows that are read, and asked, as a task definition says
     folder/  dev/snips  dev                       tasks of folders and of suites
     data.csv:text=body:label=topic                columns (also `text_pair`), of files without a definition

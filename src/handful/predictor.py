@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from handful.artifact import HEADLESS
-from handful.asking import asked_in_words, check_choices_given, widened
+from handful.asking import asked_in_words, check_choices_given, widened, written_by
 from handful.attach import attach
-from handful.errors import DataError
+from handful.errors import DataError, RequestError
 from handful.fit import predict
 from handful.generator import Generated
 from handful.methods import from_spec
@@ -38,8 +38,10 @@ class Predictor:
     def __init__(self, artifact: Artifact, backbone: Backbone) -> None:
         artifact.check_backbone(backbone)
         self.artifact, self.backbone = artifact, backbone
-        self._asked = asked_in_words(artifact, backbone) if artifact.features["kind"] in HEADLESS else None
-        if self._asked is not None:
+        kind = artifact.features["kind"]
+        self._writes = written_by(artifact, backbone) if kind == "written" else None
+        self._asked = asked_in_words(artifact, backbone) if kind in HEADLESS and not self._writes else None
+        if kind in HEADLESS:
             return
         self._params: Params = {**artifact.params, "head": {n: artifact.head[n] for n in ("weight", "bias")}}
         self._params = cast_params(self._params, device=backbone.device)
@@ -67,12 +69,24 @@ class Predictor:
         DataError for single texts where the task was fitted on pairs, or words, and the other way round.
         """
         self._check(examples)
+        if self._writes is not None:
+            asked = f"Scores of the task {self.artifact.task!r} were asked for."
+            raise RequestError(asked, "It writes its answers freely.", "Ask it for texts (`handful predict`).")
         longest = max((len(example.words or example.choices or ()) for example in examples), default=0)
         parts = [
             self._logits(examples[start : start + CHUNK], longest, store) / self.artifact.temperature
             for start in range(0, len(examples), CHUNK)
         ]
         return Scores(torch.cat(parts))
+
+    def texts(self, examples: Sequence[Example]) -> list[str]:
+        """The answer that a generation task writes to each row. RequestError for a task that chooses."""
+        if self._writes is None:
+            raise RequestError(
+                f"The task {self.artifact.task!r} was to write.", f"It is a {self.artifact.kind} task.",
+                "Ask it for scores.",
+            )  # fmt: skip
+        return self._writes(examples)
 
     def tags(self, examples: Sequence[Example], store: FeatureCache | None = None) -> list[tuple[str, ...]]:
         """The BIO tags of each example's words, by a tagging task."""

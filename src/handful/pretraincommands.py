@@ -43,7 +43,7 @@ def pretrain(tasks: Sequence[str], out: Path, *, resume: bool, as_json: bool, **
     speed = prior.cost["rows_per_second"]
     out_console.print(
         f"A prior for {prior.backbone}, {size_on_disk(out) / 1e3:.0f} kB, {speed} rows/s: {out}", highlight=False
-    )  # noqa: E501
+    )
     use = f"handful fit DATA --backbone {prior.backbone} --recipe tfew --prior {out} --out TASK"
     out_console.print(f"Use it: {use}", highlight=False, soft_wrap=True)
 
@@ -57,6 +57,6 @@ def _show_curve(curve: Sequence[Mapping[str, float]]) -> None:
         shown = [
             f"{look[name]:.1%}" if name.endswith("accuracy") else f"{look[name]:.3f}" if name in look else ""
             for name in columns
-        ]  # noqa: E501
+        ]
         table.add_row(f"{look['step']:.0f}", *shown)
     out_console.print(table)

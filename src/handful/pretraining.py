@@ -22,12 +22,13 @@ from handful.batches import Rows, stack
 from handful.choice_losses import summed
 from handful.choices import Spoken, together
 from handful.chooser import Chooser
+from handful.console import write_whole
 from handful.counting import method_said
 from handful.errors import MethodError, RequestError, RunError
 from handful.fit import Schedule, fit
 from handful.holdouts import overlap
 from handful.looks import Looks, Watching
-from handful.methods import Method, to_spec
+from handful.methods import Method
 from handful.mixtures import CAP, Source, draw, hold_out, read_mixture, shares, some, spoken_rows
 from handful.optim import OptimizerName
 from handful.prior import Prior
@@ -112,11 +113,10 @@ def pretrain(
     overlap(sources, [source.task for source in others], force=force, how="pretraining")
     frozen = shared(backbone, dtype=dtype, device=device) if isinstance(backbone, str) else backbone
     if checkpoint:
-        asked = {"--method": to_spec(value), "course": asdict(course), "seed": seed, "number format": str(frozen.dtype)}
         digests = [source.digest() for source in [*sources, *others]]
-        _same(
-            checkpoint.with_suffix(".json"), {"backbone": [frozen.id, frozen.fingerprint]} | asked | {"data": digests}
-        )
+        asked = {"method": str(value), **asdict(course), "seed": seed, "number format": str(frozen.dtype)}
+        asked = {"backbone": [frozen.id, frozen.fingerprint], **asked, "data": digests}
+        _same(checkpoint.with_suffix(".json"), asked)
     sources, looked = hold_out(sources, course.validation, seed=seed)
     held = [some(own, LOOKED_AT, seed=seed) for own in others]
     chances = shares(sources, course.cap)
@@ -138,21 +138,17 @@ def pretrain(
         )  # fmt: skip
     speed, tuned = watch.speed, task_params(params, 0)
     after, learned = value.finished(tuned, adapted.sites)
-    told = [
-        _told(own, share, drawn[drawn[:, 0] == i]) for i, (own, share) in enumerate(zip(sources, chances, strict=True))
-    ]  # noqa: E501
-    seen = watch.of_each([*looked, *held])
-    said = {"held_out": [{"name": own.name, "digest": own.digest(), **seen[own.spec, own.name]} for own in held]}
-    flops = wording_cost(
-        model, tuned, loss, rows.pool, range(len(rows.pool.row_mask)), steps=course.steps, batch_size=course.batch
-    )["training_flops"]
+    seen, own = watch.of_each([*looked, *held]), range(len(rows.pool.row_mask))
+    flops = wording_cost(model, tuned, loss, rows.pool, own, steps=course.steps, batch_size=course.batch)
+    told = [_told(s, share, drawn[drawn[:, 0] == i]) for i, (s, share) in enumerate(zip(sources, chances, strict=True))]
+    said = [{"name": s.name, "digest": s.digest(), **seen[s.spec, s.name]} for s in held]
     return Prior(
         name=name, backbone=frozen.id, fingerprint=frozen.fingerprint, method=after, algorithm=None, learned=learned,
         sites=attach(frozen, after).site_table(), seed=seed, step=course.steps, command=command,
-        data=[own | seen.get((source.spec, source.name), {}) for own, source in zip(told, sources, strict=True)],
-        course=asdict(course) | {"dtype": str(frozen.dtype).removeprefix("torch.")} | said,
+        data=[data | seen.get((s.spec, s.name), {}) for data, s in zip(told, sources, strict=True)],
+        course=asdict(course) | {"dtype": str(frozen.dtype).removeprefix("torch."), "held_out": said},
         curve=watch.curve(len(looked), history.losses[:, 0]),
-        cost={"rows": course.steps * course.batch, "training_flops": flops, **speed},
+        cost={"rows": course.steps * course.batch, "training_flops": flops["training_flops"], **speed},
     )  # fmt: skip
 
 
@@ -175,7 +171,7 @@ def mixed_rows(
     labels = torch.tensor(gold)[torch.as_tensor(place.reshape(-1))]
     return stack(
         together(backbone, spoken), [place.reshape(-1).tolist()], [labels], [max(len(s.choices) for s in spoken)]
-    )  # noqa: E501
+    )
 
 
 def _sources(given: Sequence[str] | Sequence[Source], data: str | Path | None) -> list[Source]:
@@ -198,7 +194,7 @@ def _same(file: Path, asked: Mapping[str, Any]) -> None:
     told = json.loads(json.dumps(asked))
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(told), encoding="utf-8")
+        write_whole(file, json.dumps(told))
         return
     before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if wrong := next((name for name in told if before.get(name) != told[name]), None):

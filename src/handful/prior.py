@@ -135,9 +135,10 @@ class Prior:
 
 def save_prior(prior: Prior, folder: str | os.PathLike[str]) -> Path:
     """Writes a prior to `folder`, whole or not at all; returns the folder."""
+    how = None if prior.algorithm is None else algorithm_to_spec(prior.algorithm)
     content = {
         "kind": WHAT, "name": prior.name, "backbone": prior.backbone, "fingerprint": prior.fingerprint,
-        "method": to_spec(prior.method), "sites": list(prior.sites), "algorithm": prior.algorithm and algorithm_to_spec(prior.algorithm),
+        "method": to_spec(prior.method), "sites": list(prior.sites), "algorithm": how,
         "data": list(prior.data), "course": dict(prior.course), "seed": prior.seed, "step": prior.step,
         "curve": list(prior.curve), "command": prior.command, "cost": dict(prior.cost),
     }  # fmt: skip
@@ -165,7 +166,8 @@ def load_prior(folder: str | os.PathLike[str]) -> Prior:
         )  # fmt: skip
     try:
         manifest = Manifest(**content)
-        method, algorithm = from_spec(manifest.method), manifest.algorithm and algorithm_from_spec(manifest.algorithm)
+        method, said = from_spec(manifest.method), manifest.algorithm
+        algorithm = None if said is None else algorithm_from_spec(said)
         params = from_peft(manifest.method, read_tensors(path / "adapter_model.safetensors", WHAT), manifest.sites)
     except (ValidationError, MethodError, KeyError, TypeError) as error:
         raise damaged(path, WHAT, f"what it holds cannot be made here ({str(error).splitlines()[0]})") from error

@@ -175,6 +175,7 @@ class _Inputs:
             "training_flops": forward * rows + steps * head_flops(rows, rows, classes),
             "query_flops": forward + 2 * classes * width,
             "query_tokens": round(tokens, 1),
+            "training_rows": rows,
             "trained_parameters": classes * (width + 1),
             "backbone_parameters": self.backbone.num_parameters,
         }

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -78,9 +82,15 @@ def output_weights(backbone: Backbone) -> int:
     kind = _kind(backbone)
     with torch.device("meta"):
         model = kind.from_config(backbone.model.config)
-    body = {model.base_model_prefix, "shared", "encoder", "decoder"}
+    body = _body_of(model)
     own = (module for name, module in model.named_modules() if name.partition(".")[0] not in body)
     return sum(module.weight.numel() for module in own if isinstance(module, nn.Linear))
+
+
+def _body_of(model: Any) -> tuple[str, ...]:
+    """Names of a language model's parts that are the backbone: one, or T5's stacks that lie bare."""
+    prefix = model.base_model_prefix
+    return (prefix,) if hasattr(model, prefix) else ("shared", "encoder", "decoder")
 
 
 def _around(backbone: Backbone) -> PreTrainedModel:
@@ -95,14 +105,65 @@ def _around(backbone: Backbone) -> PreTrainedModel:
     model.tie_weights()
     shape = backbone.device.type == "meta"  # a backbone without weights lacks none
     lacking = [] if shape else [name for name, p in _own(model, parts).items() if p.is_meta]
-    for name, value in (_read(backbone, kind, lacking) if lacking else {}).items():
-        owner, _, last = name.rpartition(".")
-        module = model.get_submodule(owner)
-        setattr(module, last, nn.Parameter(value, requires_grad=False) if last in module._parameters else value)
+    _put(model, _read(backbone, kind, lacking) if lacking else {})
     model.tie_weights()  # what was read may be known by two names
+    _put(model, {} if shape else _untied(backbone, kind, model, parts))
     for name in parts:
         setattr(model, name, _Body())
     return model.requires_grad_(False)
+
+
+def _put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    for name, value in weights.items():
+        owner, _, last = name.rpartition(".")
+        module = model.get_submodule(owner)
+        trained = last in dict(module.named_parameters(recurse=False))
+        setattr(module, last, nn.Parameter(value, requires_grad=False) if trained else value)
+
+
+def _untied(backbone: Backbone, kind: Any, model: nn.Module, parts: tuple[str, ...]) -> dict[str, Tensor]:
+    """Weights outside of the body that are its own by configuration, but others in the files.
+
+    Configurations of T5 1.1, and of what comes of it (T0, Flan-T5, mT5), say that all is tied, and only their files
+    that it is not.
+    """
+    theirs = {id(p) for p in backbone.model.parameters()}
+    tied = {
+        name: p
+        for name, p in model.named_parameters(remove_duplicate=False)
+        if id(p) in theirs and name.partition(".")[0] not in parts
+    }
+    stored = _stored(source_of(backbone.id), list(tied))
+    if stored is None:
+        with suppress(BackboneError):
+            stored = _read(backbone, kind, list(tied))
+    found = {name: value.to(tied[name]) for name, value in (stored or {}).items()}
+    return {name: value for name, value in found.items() if not torch.equal(value, tied[name])}
+
+
+def _stored(source: str, names: list[str]) -> dict[str, Tensor] | None:
+    """Those of the named weights that are in files that are here; None for files that cannot be looked into."""
+    from safetensors import safe_open
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+    from transformers.utils.hub import cached_file
+
+    quietly = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
+
+    def here(name: str) -> str | None:
+        try:
+            return cached_file(source, name, local_files_only=True, **quietly)
+        except (OSError, ValueError):
+            return None
+
+    index = here(SAFE_WEIGHTS_INDEX_NAME)
+    where = json.loads(Path(index).read_text())["weight_map"] if index else dict.fromkeys(names, SAFE_WEIGHTS_NAME)
+    found: dict[str, Tensor] = {}
+    for name in (name for name in names if name in where):
+        if file := here(where[name]):
+            with safe_open(file, "pt") as opened:
+                found |= {name: opened.get_tensor(name)} if name in opened.keys() else {}  # noqa: SIM118
+    old = not index and not here(SAFE_WEIGHTS_NAME) and (here(WEIGHTS_NAME) or here(WEIGHTS_INDEX_NAME))
+    return None if old else found
 
 
 def _own(model: nn.Module, body: tuple[str, ...]) -> dict[str, Tensor]:
@@ -125,7 +186,7 @@ def _read(backbone: Backbone, kind: Any, names: list[str]) -> dict[str, Tensor]:
         raise BackboneError(asked, found, todo) from error
     if missing := sorted(set(names) & set(told["missing_keys"])):
         raise BackboneError(asked, f"Its files lack the output layer ({missing[0]} first).", todo)
-    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    held = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     return {name: held[name].detach().to(backbone.device) for name in names}
 
 

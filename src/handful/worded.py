@@ -12,11 +12,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from handful.backbone import Backbone
 from handful.batches import Rows, gather, lengths, stack
-from handful.choices import Spoken, speak, together
+from handful.choices import NOTHING, Spoken, speak, together
 from handful.chooser import Chooser
 from handful.costs import count_flops
 from handful.errors import DataError, RequestError
 from handful.losses import Loss
+from handful.packing import ANSWER
 from handful.prompts import targets
 from handful.templates import DEFAULTS, Template
 from handful.types import Batch, Example, Params, Task
@@ -47,7 +48,11 @@ class Worded:
                 if turn < len(templates_of(task)):
                     own.append(torch.arange(len(task.examples)) + len(spoken))
                     template = templates_of(task)[turn]
-                    spoken += speak(backbone, task.examples, task.labels, template, limit=limit, end=end)
+                    free = task.kind == "generation"
+                    spoken += speak(
+                        backbone, task.examples, () if free else task.labels, template, limit=limit, end=end,
+                        only=[0] * len(task.examples) if free else None,
+                    )  # fmt: skip
         each = [row for own in places for row in torch.stack(own, 1)]
         others = pad_sequence(each, batch_first=True, padding_value=-1)
         return Worded(tasks, together(backbone, spoken), others, [right(task) for task in tasks])
@@ -91,7 +96,12 @@ def check_ranked(tasks: Sequence[Task]) -> None:
 
 
 def numbered(task: Task) -> Task:
-    """A task whose rows bring their own choices, with labels that are the choices' positions; others as they are."""
+    """A task whose rows bring their own choices, with labels that are the choices' positions; others as they are.
+
+    An answer that is written freely is the only choice of its row.
+    """
+    if task.kind == "generation":
+        return replace(task, labels=("1",))
     if task.kind != "choice":
         return task
     most = max((len(example.choices or ()) for example in task.examples), default=0)
@@ -106,6 +116,8 @@ def as_split(task: Task) -> Task:
 
 def right(task: Task) -> Tensor:
     """The position of each row's right choice `[n]`. DataError for a row whose label is none of its choices."""
+    if task.kind == "generation":
+        return torch.zeros(len(task.examples), dtype=torch.long)
     if task.kind != "choice":
         return targets(task)
     return torch.tensor([_position(task, number, example) for number, example in enumerate(task.examples, 1)])
@@ -124,7 +136,11 @@ def _position(task: Task, number: int, example: Example) -> int:
 def wording_cost(
     model: Chooser, params: Params, loss: Loss, rows: Batch, own: range, *, steps: int, batch_size: int
 ) -> dict[str, Any]:
-    """FLOPs of an answer, and of training, by the row of median length among a task's `own` rows of a pool."""
+    """FLOPs of an answer, and of training, by the row of median length among a task's `own` rows of a pool.
+
+    `query_tokens` are those that an answer reads in one row, and `scored_tokens` those of its choices. An
+    encoder-decoder's decoder reads `decoder_tokens` beside: all choices, brought to the length of the longest.
+    """
     order = lengths(rows)[own.start : own.stop].argsort()
     row = gather(rows, order[len(order) // 2].reshape(1) + own.start)
     rate = model.adapted.method.rate
@@ -134,15 +150,29 @@ def wording_cost(
     }
     leaves = [p for each in tree.values() for p in each.values() if p.requires_grad]
     gold = torch.zeros(1, dtype=torch.long, device=rows.row_mask.device)
+    asked = replace(row, inputs={name: x for name, x in row.inputs.items() if name != "states"})  # from the text on
+    real = row.inputs["targets"] != NOTHING
     with torch.no_grad():
-        query = count_flops(lambda: model(params, row))
+        query = count_flops(lambda: model(params, asked))
     step = count_flops(lambda: torch.autograd.grad(loss(model(tree, row), gold).sum(), leaves, allow_unused=True))
     trained = sum(leaf.numel() for leaf in leaves)
     return {
         "training_flops": step * min(batch_size, len(own)) * steps,
         "query_flops": query,
         "query_tokens": int(lengths(row)[0]),
+        "scored_tokens": int(real.sum()),
+        "choices": real.shape[-2],
+        **({"decoder_tokens": real.numel()} if "decoder_input_ids" in row.inputs else {}),
         "trained_parameters": trained,
         "method_parameters": trained,
         "backbone_parameters": model.adapted.backbone.num_parameters,
     }
+
+
+def shown_sizes(rows: Batch, own: range, labels: Tensor) -> dict[str, Any]:
+    """How many rows a task has, its `own` in a pool, and the mean number of tokens of one with its right answer."""
+    kept = torch.arange(own.start, own.stop)
+    mask = rows.inputs["attention_mask"].cpu()[kept].bool()
+    prompt = mask & (rows.inputs[ANSWER].cpu()[kept] == 0) if ANSWER in rows.inputs else mask
+    answer = rows.inputs["targets"].cpu()[kept, labels.cpu()] != NOTHING
+    return {"training_rows": len(own), "row_tokens": round(float((prompt.sum() + answer.sum()) / len(own)), 1)}

@@ -303,3 +303,18 @@ def test_a_single_held_out_row_is_estimated() -> None:
 def test_a_score_that_is_not_a_number_is_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
         est.estimate([[np.nan, 0.0], [0.0, 1.0]], [0, 1], ("a", "b"), [True, True], 2)
+
+
+def test_choices_of_a_row_s_own_are_no_classes() -> None:
+    scores = np.array([[2.0, 1.0, -np.inf], [0.0, 3.0, 1.0], [1.0, 0.5, -np.inf], [0.2, 0.1, 0.4]] * 10)
+    labels = [0, 1, 1, 2] * 10
+    found = est.estimate(scores, labels, ("1", "2", "3"), [True] * 40, 0, "choice")
+    assert (found.accuracy.value, found.macro_f1, found.per_class) == (0.75, None, {})
+    said = found.to_dict()
+    assert "macro_f1" not in said
+    assert est.headlines(said) == ("accuracy",)
+    assert est.Estimate.from_dict(said) == found
+    assert np.isfinite(found.log_loss)
+    assert not found.warnings
+    wrong = est.estimate(scores, [1, 0, 1, 0] * 10, ("1", "2", "3"), [True] * 40, 0, "choice")
+    assert wrong.warnings == ("not shown to beat a guess (42% right)",)  # of two choices, three, two and three

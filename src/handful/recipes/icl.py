@@ -25,7 +25,7 @@ from handful.prompt_costs import prompt_cost
 from handful.seeds import generator
 from handful.types import Example, Task
 from handful.vocabulary import vocabulary
-from handful.worded import numbered, right, templates_of
+from handful.worded import check_ranked, numbered, right, templates_of
 
 
 def icl(
@@ -52,6 +52,7 @@ def icl(
     """
     if shots is not None and shots < 0:
         raise RequestError(f"icl was asked for with shots={shots}.", "It must be at least 0.", "Raise it.")
+    check_ranked(tasks)
     words, limit = vocabulary(backbone), min(length, context_length(backbone))
     artifacts = []
     for task, own in zip(map(numbered, tasks), seeds_of(seed, len(tasks)), strict=True):

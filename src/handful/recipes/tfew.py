@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from handful.artifact import Artifact
 from handful.attach import attach
@@ -16,6 +17,7 @@ from handful.backbone import Backbone
 from handful.cache import FeatureCache
 from handful.checkpoint import digest
 from handful.choice_losses import summed
+from handful.choices import NOTHING
 from handful.chooser import Chooser, Ranker
 from handful.costs import measured, peak_memory
 from handful.crossval import FINAL, Plan, seeds_of
@@ -28,9 +30,9 @@ from handful.optim import OptimizerName
 from handful.prior import Prior, opened
 from handful.progress import Progress, silent
 from handful.stages import train
-from handful.types import Task, cast_params, stack_params, task_params
+from handful.types import Batch, Task, cast_params, stack_params, task_params
 from handful.vocabulary import vocabulary
-from handful.worded import Worded, as_split, check_ranked, templates_of, wording_cost
+from handful.worded import Worded, as_split, check_ranked, shown_sizes, templates_of, wording_cost
 
 WARMUP = 0.06
 """Share of the steps with rising rate."""
@@ -40,7 +42,7 @@ def tfew(
     tasks: Sequence[Task],
     backbone: Backbone,
     *,
-    method: Method | str = "ia3",
+    method: Method | str | None = None,
     prior: Prior | str | Path | None = None,
     losses: str = "lm+ul+ln",
     steps: int = 1000,
@@ -58,14 +60,17 @@ def tfew(
 
     The defaults are the paper's, and so is the lack of an estimate: it holds no row out. With `num_folds` accuracy is
     estimated, at as many times the cost. `losses` joins those to be summed of "lm" (language modelling), "ul"
-    (unlikelihood) and "ln" (length-normalised); any other `method` fits too, and a `prior` is where it starts. Prompts
-    with their choices are cut to `length` tokens by their template's rule. Every row is seen in all of its task's
-    templates, in a seeded order; the first of them is the one that the fitted task asks in.
+    (unlikelihood) and "ln" (length-normalised). The method is (IA)^3, or the one of a `prior`, where it then starts,
+    and any other fits too. Prompts with their choices are cut to `length` tokens by their template's rule. Every row is
+    seen in all of its task's templates, in a seeded order; the first of them is the one that the fitted task asks in.
+    Of a generation task the first answer of each row that is right is learned, and answers are written greedily.
     """
-    check_ranked(tasks)
+    if num_folds:  # what is written freely is right or wrong in no one way
+        check_ranked(tasks)
     seeds, loss = seeds_of(seed, len(tasks)), summed(losses)
-    known = opened(prior, backbone) if prior is not None else None
-    value = known.method if known else method_named(method) if isinstance(method, str) else method
+    chosen = method_named(method) if isinstance(method, str) else method
+    known = opened(prior, backbone, chosen) if prior is not None else None
+    value = known.method if known else chosen or method_named("ia3")
     key = digest([to_spec(value), losses, backbone.fingerprint, backbone.dtype])
     with measured() as watch:
         adapted = attach(backbone, value)
@@ -104,14 +109,15 @@ def tfew(
                 sites=trained.adapted.site_table(),
                 params=final,
                 features={
-                    "kind": "choices",
                     "templates": [template.to_dict() for template in templates_of(task)],
                     "length": min(length, backbone.max_length),
+                    **_answered(task, pool, own),
                 },
                 head={},
                 temperature=heat,
                 estimate=said.to_dict() if num_folds else None,
                 cost=cost
+                | shown_sizes(pool, own, worded.labels[t])
                 | {"seconds": round(watch.seconds / len(tasks), 3), "peak_memory_bytes": peak_memory(backbone.device)},
                 seed=seeds[t],
                 notes=(
@@ -121,3 +127,11 @@ def tfew(
             )
         )
     return artifacts
+
+
+def _answered(task: Task, pool: Batch, own: range) -> dict[str, Any]:
+    """How a fitted task answers: by ranking choices, or in at most twice as many tokens as answers had in training."""
+    if task.kind != "generation":
+        return {"kind": "choices"}
+    longest = int((pool.inputs["targets"][own.start : own.stop] != NOTHING).sum(-1).max())
+    return {"kind": "written", "most": 2 * longest}
