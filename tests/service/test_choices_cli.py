@@ -314,7 +314,10 @@ def test_a_folder_of_a_definition_s_name_is_not_the_definition(place: Path) -> N
         (("train.csv", "--recipe", QUICK, "--template", "{{ text"), ("Line 1",)),
         (("train.csv", "--recipe", "tfew:losses=rm", "--template", "{{ text }}"), ("'rm' is none of lm, ul, ln",)),
         (("train_named.jsonl", "-d", "own.yaml", "--template", "x", "--recipe", QUICK), ("'x'", "bare, asked")),
-        (("train.csv", "--recipe", QUICK, "--template", "{{ text }}", "--backbone", "tiny"), ("lack the output layer",)),
+        (
+            ("train.csv", "--recipe", QUICK, "--template", "{{ text }}", "--backbone", "tiny"),
+            ("lack the output layer",),
+        ),
         (("wrong.jsonl", "--recipe", QUICK), ("Line 2", "7 is out of range")),
         (("empty.jsonl", "--recipe", QUICK), ("Line 1", "choice 2 is empty")),
     ],
