@@ -495,7 +495,7 @@ def test_a_defect_is_called_one(handful: Handful, fitted: Path, monkeypatch: pyt
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("handful.commands.load_task", broken)
+    monkeypatch.setattr("handful.choicecommands.load_task", broken)
     done = handful("predict", fitted, "x.csv")
     assert done.status == 1
     assert "ZeroDivisionError: oh" in done.err
