@@ -127,9 +127,11 @@ class Context:
     @staticmethod
     def from_dict(given: Mapping[str, Any]) -> Context:
         """The context that `to_dict` described."""
-        rows = tuple(
-            Example(**{n: tuple(v) if isinstance(v, list) else v for n, v in row.items()}) for row in given["rows"]
-        )
+        read: list[dict[str, Any]] = [
+            {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+            for row in given["rows"]
+        ]
+        rows = tuple(Example(**row) for row in read)
         own: dict[str, Any] = {**given, "template": Template(**given["template"]), "rows": rows}
         own["orders"] = tuple(tuple(order) for order in given["orders"])
         return Context(**own)
