@@ -19,13 +19,14 @@ import dev_tables
 import meta_tables
 import prior_tables
 import shelf_tables
+import words_tables
 from claims import RESULTS, STRENGTH, UNTESTED, claim_table, index_table, read, results_of
 from handful.cells import Result
 from handful.suites.dev import CHOSEN_ON, SUITE
 
 PAGE = RESULTS.parent / "docs" / "results.md"
-STORE, SHELF, PRIOR, ARMS, PRIMED = (
-    RESULTS / f"{name}.sqlite" for name in ("dev", "shelf", "prior", "arms", "priming")
+STORE, SHELF, PRIOR, ARMS, PRIMED, WORDS = (
+    RESULTS / f"{name}.sqlite" for name in ("dev", "shelf", "prior", "arms", "priming", "words")
 )  # fmt: skip
 
 
@@ -37,6 +38,7 @@ def page(store: Path = STORE) -> str:
     results = dev_tables.own(results_of(store))
     unseen, leopard = (prior_tables.measured(results_of(PRIOR), results, own) for own in ("dev", "leopard"))
     arms, primed = meta_tables.meta_arms(results_of(ARMS)), meta_tables.primed_arms(results_of(PRIMED))
+    words = words_tables.words_arms(results_of(WORDS))
     verdicts = Counter(claim.verdict for claim in claims)
     prose = Environment(loader=FileSystemLoader(RESULTS), undefined=StrictUndefined, keep_trailing_newline=True)
     return prose.get_template("results.md.j2").render(
@@ -62,6 +64,8 @@ def page(store: Path = STORE) -> str:
         leopard_recalled=_text(prior_tables.recalled(leopard)),
         arms={k: _text(meta_tables.meta_table(arms, k)) for k in shots_of(arms)},
         primed={k: _text(meta_tables.primed_table(primed, k)) for k in shots_of(primed)},
+        words=_text(words_tables.words_table(words)) if words else "",
+        words_costs=_text(words_tables.words_costs(words)),
         prior=prior_tables.cost(),
         leopard_missing=prior_tables.missing(leopard, "leopard"),
         failed=_text(dev_tables.failed(results)),
