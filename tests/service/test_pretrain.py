@@ -29,6 +29,13 @@ ASKED = [
 ASKED += ["--batch", "4", "--length", "60", "--validation", "2", "--looks", "50", "--json"]
 
 
+OFTEN = (
+    "from handful.checkpoint import Checkpoint; Checkpoint.__init__.__defaults__ = (0.1,)\n"
+    "from handful.cli import main; main()"
+)
+"""The command line, keeping its progress every tenth of a second in place of every two seconds."""
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     save_writer(tmp_path / "writer")
@@ -43,7 +50,7 @@ def place(tmp_path: Path) -> Path:
 
 def handful(place: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "handful", *arguments]
+    command = [sys.executable, "-c", OFTEN, *arguments]
     return subprocess.Popen(
         command, cwd=place, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

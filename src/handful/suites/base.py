@@ -43,7 +43,7 @@ class SuiteTask:
     """A task of a suite.
 
     what         what is asked, in a few words
-    kind         "classification" or "tagging"; anything else is not served yet
+    kind         "classification", "tagging" or "choice"; anything else is not served yet
     metric       the score: "accuracy", "macro_f1", "f1" (of the last class), "matthews" or "entity_f1"; `also` the
                  paper's others
     classes      names in order where they are known, `num_classes` how many there are (0: the data says, or none)

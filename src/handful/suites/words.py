@@ -147,7 +147,8 @@ def _find(task: SuiteTask, data: Path | None) -> Pool | str:
 
 def _task(name: str, what: str, classes: int, licence: str = UNCHECKED, kind: str = "choice") -> SuiteTask:
     return SuiteTask(
-        name, what, "accuracy", classes, "few-shot files or train, test", licence, "evaluation", kind=kind,
+        name, what, "accuracy", classes, "few-shot files or train, test", licence,
+        "any" if licence.startswith("CC0") else "evaluation", kind=kind,
         note="variants of recipes were chosen on it" if name in CHOSEN_ON else "",
     )  # fmt: skip
 
