@@ -51,9 +51,7 @@ def written_by(artifact: Artifact, backbone: Backbone) -> Callable[[Sequence[Exa
     adapted, words = attach(backbone, from_spec(artifact.method)), vocabulary(backbone)
     params, how = cast_params(artifact.params, device=backbone.device), artifact.features
     template = Template(**how["templates"][0])
-    return lambda examples: write(
-        adapted, words, params, examples, template, limit=how["length"] + how["most"], most=how["most"]
-    )
+    return lambda examples: write(adapted, words, params, examples, template, limit=how["length"], most=how["most"])
 
 
 def ranked(model: Ranker, params: Params, pool: Batch) -> Tensor:

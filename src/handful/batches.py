@@ -12,13 +12,12 @@ from torch import Tensor
 
 from handful.backbone import Backbone
 from handful.distributed import Team
+from handful.packing import OF_ANSWERS
 from handful.prompts import encode, tag_targets, targets
 from handful.types import Batch, Task
 
 TOKEN_BUDGET = 2048
 """Tokens of one forward pass on a CPU; more does not run faster there and only holds memory (benchmarks/README.md)."""
-ANSWERS = frozenset({"targets", "decoder_input_ids", "decoder_attention_mask"})
-"""Inputs whose second dimension is of answers, not of tokens."""
 OVERHEAD = 32
 """What starting one more forward pass costs, in tokens."""
 
@@ -87,7 +86,7 @@ def gather(pool: Batch, index: Tensor, mask: Tensor | None = None) -> Batch:
         width = attention.shape[1]
     inputs = {}
     for name, value in pool.inputs.items():
-        if longest is not None and value.ndim > 1 and value.shape[1] == width and name not in ANSWERS:
+        if longest is not None and value.ndim > 1 and value.shape[1] == width and name not in OF_ANSWERS:
             value = value[:, :longest]
         inputs[name] = value[index]
     row_mask = torch.ones(index.shape, dtype=torch.bool) if mask is None else mask

@@ -12,8 +12,8 @@ from handful.attach import Adapted
 from handful.choice_losses import mean_logp, sum_logp
 from handful.choices import NOTHING
 from handful.errors import MethodError
-from handful.features import frozen
 from handful.packing import apart
+from handful.scoring import prepared
 from handful.types import Batch, Params
 from handful.vocabulary import Vocabulary
 
@@ -41,13 +41,8 @@ class Chooser:
             )  # fmt: skip
 
     def prepared(self, rows: Batch, store: FeatureCache | None = None) -> Batch:
-        """Rows `[n, ...]` with what no tuned parameter changes computed already, each distinct row once."""
-        adapted = self.adapted
-        if adapted.beside or not adapted.cacheable:
-            return rows
-        return rows.with_inputs(
-            states=frozen(adapted.backbone, f"block:{adapted.first_block}", rows, adapted.freeze, store=store)
-        )
+        """As `scoring.prepared`; rows that are taken `apart` have nothing that could be kept."""
+        return rows if self.adapted.beside else prepared(self.adapted, rows, store)
 
     def __call__(self, params: Params, batch: Batch, noise: Noise | None = None, second_order: bool = False) -> Tensor:
         rows = apart(batch) if self.adapted.beside else batch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from handful.backbone import Backbone
-from handful.packing import ANSWER, beside, unpacked
+from handful.packing import ANSWER, SCORED, beside, unpacked
 
 
 def run_backbone(backbone: Backbone, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -18,7 +18,7 @@ def run_backbone(backbone: Backbone, inputs: Mapping[str, Tensor]) -> tuple[Tens
     The decoder of an encoder-decoder reads a single start token if it is given nothing else, and several answers a row
     if it is given `decoder_input_ids [R, C, L]`: then S is C * L. What `packing` says of answers counts here.
     """
-    arguments: dict[str, Any] = dict(inputs)
+    arguments: dict[str, Any] = {name: value for name, value in inputs.items() if name not in SCORED}
     answers = arguments.get("decoder_input_ids")
     if answers is not None and answers.ndim == 3:
         asked = {name: value for name, value in arguments.items() if not name.startswith("decoder_")}

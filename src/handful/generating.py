@@ -27,11 +27,11 @@ def write(
 ) -> list[str]:  # fmt: skip
     """An answer to each row, of at most `most` tokens, the most probable token at each step.
 
-    Every step reads prompt and answer so far anew, so it holds for any method; prompts are cut to what `limit` leaves.
+    Every step reads prompt and answer so far anew, so it holds for any method; prompts are cut to `limit` tokens.
     """
     check_writes(adapted.backbone)
     bare = [replace(example, choices=None, label=None) for example in examples]
-    spoken = speak(adapted.backbone, bare, (), template, limit=limit - most, end=True)
+    spoken = speak(adapted.backbone, bare, (), template, limit=limit, end=True)
     order = sorted(range(len(spoken)), key=lambda row: len(spoken[row].prompt))
     answers = [""] * len(spoken)
     for start in range(0, len(order), TOGETHER):

@@ -36,7 +36,7 @@ class Call:
         }
         self.inputs = {name: self.flatten(value) for name, value in batch.inputs.items()}
         self.states: Tensor | None = self.inputs.pop("states", None)
-        for name in ("row", "word", "targets"):  # not the backbone's
+        for name in ("row", "word"):  # not the backbone's
             self.inputs.pop(name, None)
         self.entered: dict[str, Tensor] = {}
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from handful.errors import MethodError
+from handful.packing import bias
 
 if TYPE_CHECKING:
     from handful.backbone import Backbone
@@ -86,8 +87,7 @@ def _extended_attention(
         causal = getattr(module, "is_causal", False) if causal is None else causal
         if attention_mask is None and causal and query.shape[2] > 1:
             allowed = torch.ones(query.shape[2], real, dtype=torch.bool, device=key.device).tril(real - query.shape[2])
-            attention_mask = torch.zeros_like(allowed, dtype=query.dtype)
-            attention_mask = attention_mask.masked_fill(~allowed, torch.finfo(query.dtype).min)[None, None]
+            attention_mask = bias(allowed, query.dtype)[None, None]
         if attention_mask is not None:
             attention_mask = F.pad(attention_mask, (extra, 0), value=1 if attention_mask.dtype == torch.bool else 0)
         if kwargs.get("position_bias") is not None:

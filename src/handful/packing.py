@@ -19,6 +19,10 @@ from handful.types import Batch
 
 ANSWER = "answer"
 """The input `[R, S]` that says of which answer a token is: 0 for the prompt, then 1, 2, ..."""
+SCORED = frozenset({"source", "targets"})
+"""Inputs `[R, C, L]` that say what is read of a backbone's states, which is not given them."""
+OF_ANSWERS = SCORED | {"decoder_input_ids", "decoder_attention_mask"}
+"""Inputs whose second dimension is of answers, not of tokens."""
 
 
 def positions(answer: Tensor) -> Tensor:
@@ -47,7 +51,7 @@ def unpacked(backbone: Backbone, arguments: dict[str, Any]) -> dict[str, Any]:
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
     near = allowed & (place[:, :, None] - place[:, None, :] < window) if window else allowed
-    full, sliding = (_bias(each, backbone.dtype) for each in (allowed, near))
+    full, sliding = (bias(each, backbone.dtype)[:, None] for each in (allowed, near))
     if kinds - {"full_attention"}:
         arguments["attention_mask"] = {"full_attention": full, "sliding_attention": sliding}
     else:
@@ -69,9 +73,9 @@ def beside(states: Tensor, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return repeated | {"decoder_input_ids": ids.flatten(0, 1), "decoder_attention_mask": some.flatten(0, 1)}
 
 
-def _bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """`[R, S, S]` -> what is added to scores of attention, `[R, 1, S, S]`."""
-    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
+def bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores of attention where a token may attend to another, and where not; of the same shape."""
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
 
 
 def apart(batch: Batch) -> Batch:
@@ -85,7 +89,7 @@ def apart(batch: Batch) -> Batch:
     def each(x: Tensor) -> Tensor:
         return x.unsqueeze(start + 1).expand(*x.shape[: start + 1], choices, *x.shape[start + 1 :])
 
-    inputs = {name: each(x) for name, x in batch.inputs.items() if name not in ("targets", "source")}
+    inputs = {name: each(x) for name, x in batch.inputs.items() if name not in SCORED}
     if ANSWER in inputs:
         answer, real = inputs.pop(ANSWER), inputs["attention_mask"].bool()
         own = torch.arange(1, choices + 1, device=answer.device)[:, None]

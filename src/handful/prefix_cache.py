@@ -16,7 +16,7 @@ from handful.choice_losses import mean_logp, sum_logp
 from handful.choices import Spoken, architecture, together
 from handful.chooser import read
 from handful.forward import run_backbone
-from handful.packing import ANSWER, positions, sees
+from handful.packing import ANSWER, bias, positions, sees
 from handful.types import Batch
 from handful.vocabulary import Vocabulary
 
@@ -57,10 +57,8 @@ def beginning(backbone: Backbone, rows: Sequence[Spoken]) -> int:
 def _whole(backbone: Backbone, words: Vocabulary, rows: Sequence[Spoken]) -> Iterator[tuple[list[int], Tensor]]:
     for places in _groups(rows, 0, 2 * TOKEN_BUDGET):
         batch = together(backbone, [rows[i] for i in places])
-        inputs = dict(batch.inputs)
-        source, targets = inputs.pop("source"), inputs.pop("targets")
-        hidden, _ = run_backbone(backbone, inputs)
-        yield places, read(words, hidden, source, targets)
+        hidden, _ = run_backbone(backbone, batch.inputs)
+        yield places, read(words, hidden, batch.inputs["source"], batch.inputs["targets"])
 
 
 def _after(
@@ -88,7 +86,7 @@ def _bias(batch: Batch, real: Tensor, first: int, dtype: torch.dtype) -> Tensor:
     """What is added to scores of attention `[1, 1, N, first + N]` of the N real tokens of all rows, end to end."""
     allowed = torch.block_diag(*sees(batch.inputs[ANSWER], real).unbind())[real.flatten()][:, real.flatten()]
     allowed = F.pad(allowed.bool(), (first, 0), value=True)
-    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)[None, None]
+    return bias(allowed, dtype)[None, None]
 
 
 def _groups(rows: Sequence[Spoken], first: int, budget: int) -> Iterator[list[int]]:

@@ -65,14 +65,13 @@ def _flops(backbone: Backbone, words: Vocabulary, row: Spoken, first: int) -> tu
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     batch = together(backbone, [Spoken(row.prompt[first:], row.choices)])
-    inputs = {name: x for name, x in batch.inputs.items() if name not in ("source", "targets")}
     table: Any = backbone.model.get_input_embeddings()
     places, width = len(batch.inputs["source"].unique()), int(table.weight.shape[-1])
     with torch.no_grad():
         read = count_flops(lambda: words(torch.zeros(places, width, dtype=backbone.dtype, device=backbone.device)))
         if not first:
             with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-                given = {name: fake.from_tensor(x) for name, x in inputs.items()}
+                given = {name: fake.from_tensor(x) for name, x in batch.inputs.items()}
                 return count_flops(lambda: run_backbone(backbone, given)) + read, 0
         with FakeTensorMode(allow_non_fake_inputs=True):
             model: Any = backbone.model

@@ -43,6 +43,17 @@ def pool(states: States, pooling: str) -> Tensor:
     return (states.hidden * weight).sum(-2) / weight.sum(-2).clamp(min=1)
 
 
+def prepared(adapted: Adapted, rows: Batch, store: FeatureCache | None = None) -> Batch:
+    """Rows `[n, ...]` with what no tuned parameter changes computed already, each distinct row once.
+
+    Where that would take more than FROZEN_BYTES, the rows as they are.
+    """
+    if not adapted.cacheable or frozen_bytes(rows, adapted.freeze) > FROZEN_BYTES:
+        return rows
+    level = "beside" if adapted.beside else f"block:{adapted.first_block}"
+    return rows.with_inputs(states=frozen(adapted.backbone, level, rows, adapted.freeze, store=store))
+
+
 @dataclass(frozen=True)
 class Classifier:
     """Scores `[T?, B, C]` of a linear class head on pooled states, scaled to length `scale` where one is given.
@@ -55,15 +66,8 @@ class Classifier:
     scale: float | None = None
 
     def prepared(self, rows: Batch, store: FeatureCache | None = None) -> Batch:
-        """Rows `[n, ...]` with what no tuned parameter changes computed already, each distinct row once.
-
-        Where that would take more than FROZEN_BYTES, the rows as they are.
-        """
-        adapted = self.adapted
-        if adapted is None or not adapted.cacheable or frozen_bytes(rows, adapted.freeze) > FROZEN_BYTES:
-            return rows
-        level = "beside" if adapted.beside else f"block:{adapted.first_block}"
-        return rows.with_inputs(states=frozen(adapted.backbone, level, rows, adapted.freeze, store=store))
+        """As `prepared`, of what is adapted, if anything is."""
+        return rows if self.adapted is None else prepared(self.adapted, rows, store)
 
     def vectors(self, states: States) -> Tensor:
         """What of the final states the head reads."""

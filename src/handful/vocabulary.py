@@ -98,10 +98,9 @@ def _around(backbone: Backbone) -> PreTrainedModel:
     kind = _kind(backbone)
     with torch.device("meta"):
         model = kind.from_config(backbone.model.config).eval()
-    body = getattr(model, model.base_model_prefix, None)
-    parts = (model.base_model_prefix,) if body is not None else ("shared", "encoder", "decoder")
+    parts = _body_of(model)
     for name in parts:
-        setattr(model, name, backbone.model if body is not None else getattr(backbone.model, name))
+        setattr(model, name, getattr(backbone.model, name) if parts[1:] else backbone.model)
     model.tie_weights()
     shape = backbone.device.type == "meta"  # a backbone without weights lacks none
     lacking = [] if shape else [name for name, p in _own(model, parts).items() if p.is_meta]

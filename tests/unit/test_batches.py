@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handful.batches import OVERHEAD, Rows, concatenate, gather, lengths, plan, stack, take_all
+from handful.packing import OF_ANSWERS
 from handful.types import Batch
 from tinytext import rows_mask, token_pool
 
@@ -120,3 +121,11 @@ def test_pools_are_joined_to_the_longest() -> None:
 
 def test_rows_without_tokens_count_one() -> None:
     assert lengths(Batch({"pixel_values": torch.zeros(3, 3, 4, 4)}, rows_mask(3))).tolist() == [1, 1, 1]
+
+
+def test_what_is_of_answers_is_not_cut_with_the_tokens() -> None:
+    real = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    inputs = {"attention_mask": real, **{name: torch.arange(12).reshape(2, 3, 2) for name in OF_ANSWERS}}
+    found = gather(Batch(inputs, torch.ones(2, dtype=torch.bool)), torch.tensor([1]))
+    assert found.inputs["attention_mask"].shape == (1, 1)
+    assert all(found.inputs[name].shape == (1, 3, 2) for name in OF_ANSWERS)

@@ -87,9 +87,8 @@ def tfew(
             seed=[seeds[t] for t, _ in members], progress=progress, groups=range(len(members)),
             checkpoint=checkpoint / f"{key[:16]}.safetensors" if checkpoint else None,
         )  # fmt: skip
-        model = Ranker(trained.adapted, model.words)
-        pool = model.prepared(worded.rows, store)
-        asked, scores = out_of_fold(model, trained.params, plan, members, pool)
+        pool = trained.model.prepared(worded.rows, store)
+        asked, scores = out_of_fold(Ranker(trained.adapted, model.words), trained.params, plan, members, pool)
     artifacts = []
     for t, task in enumerate(worded.tasks):
         heat, said = judged(plan, t, plan.gather(asked, scores, t), worded.rows, seed=seeds[t])
@@ -97,9 +96,7 @@ def tfew(
         final = task_params(trained.params, member)
         notes = [f"training stopped: {trained.stopped[member]}"] if member in trained.stopped else []
         own = range(plan.offsets[t], plan.offsets[t] + len(task.examples))
-        cost = wording_cost(
-            Chooser(trained.adapted, model.words), final, loss, pool, own, steps=steps, batch_size=batch_size
-        )
+        cost = wording_cost(trained.model, final, loss, pool, own, steps=steps, batch_size=batch_size)
         artifacts.append(
             Artifact.of(
                 task,
