@@ -20,7 +20,6 @@ from handful.bill import (
     Work,
     answers_until,
     break_even,
-    kind_of,
     pass_flops,
     prompting,
     token_flops,
@@ -63,7 +62,7 @@ class Counted:
     @property
     def tokens(self) -> int:
         """Of all that is read; a decoder does not read the last token of a choice, an encoder has them masked."""
-        kind = kind_of(shape(self.backbone))
+        kind = shape(self.backbone).family.architecture
         return self.prompt + self.choices * {"encoder-decoder": self.each, "decoder": self.each - 1}.get(kind, 0)
 
     @property
@@ -91,7 +90,7 @@ def counted(name: str, sizes: Sequence[tuple[int, int, int]] = SIZES) -> Iterato
     from handful.vocabulary import vocabulary
 
     bare = shape(name)
-    kind, words = kind_of(bare), vocabulary(bare)
+    kind, words = bare.family.architecture, vocabulary(bare)
     # transformers looks into masks, which it leaves be only of fake tensors; a decoder's come whole, and meta is faster
     empty = torch.device("meta") if kind == "decoder" else FakeTensorMode(allow_non_fake_inputs=True)
     with empty:

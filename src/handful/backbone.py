@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handful.errors import BackboneError
-from handful.families import Family, families
+from handful.families import Family, families, num_positions
 from handful.families import family_of as table_of
 from handful.fingerprints import cached_fingerprint, complete, weights_fingerprint
 from handful.packaged import PACKAGED, locate, quiet
@@ -235,9 +235,9 @@ def _not_found(name: str, error: Exception) -> BackboneError:
 
 
 def _reads_text(model_type: str) -> bool:
-    """Whether a model of this type has a table of tokens, and so a tokenizer: vision and speech encoders have none."""
+    """Whether a model of this type is given tokens, and so has a tokenizer."""
     family = families().get(model_type)
-    return family is not None and any("embeddings" in stack.outer for stack in family.stacks)
+    return family is not None and family.reads_text
 
 
 def _sentence_settings(folder: Path) -> dict[str, Any]:
@@ -254,6 +254,4 @@ def _sentence_settings(folder: Path) -> dict[str, Any]:
 
 
 def _position_limit(model: nn.Module, tokenizer: Any) -> int:
-    config = model.config
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 512
-    return int(min(positions, getattr(tokenizer, "model_max_length", None) or 512, 512))
+    return int(min(num_positions(model.config) or 512, getattr(tokenizer, "model_max_length", None) or 512, 512))

@@ -114,7 +114,7 @@ def prompting(backbone: str, work: Work) -> Bill:
     from handful.shapes import shape
 
     frozen = shape(backbone)
-    kind = kind_of(frozen)
+    kind = frozen.family.architecture
     if kind not in KEPT:
         raise BackboneError(
             f"Prompting {backbone!r} with {work.shots} examples was to be costed.",
@@ -182,10 +182,10 @@ _OUTPUT: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 def pass_flops(backbone: Backbone, work: Work, tokens: int) -> Pass:
     """Of a row of `tokens` tokens with all its choices, of the number and size of those of `work`.
 
-    A decoder reads prompt and choices in one row. An encoder-decoder reads each choice beside the prompt's states,
-    whose keys and values are computed for each choice anew. An encoder fills in one token.
+    A decoder reads prompt and choices in one row, the decoder of an encoder-decoder all choices in one beside the
+    prompt's states. An encoder fills in one token.
     """
-    kind = kind_of(backbone)
+    kind = backbone.family.architecture
     matrices = token_flops(backbone) * tokens
     if not work.scored:
         return Pass(matrices, attention_flops(backbone, tokens), 0)
@@ -195,33 +195,26 @@ def pass_flops(backbone: Backbone, work: Work, tokens: int) -> Pass:
         return Pass(matrices, attention_flops(backbone, tokens), output)
     prompt, beside = max(0, tokens - work.scored), work.beside or work.scored
     matrices = token_flops(backbone) * (prompt + beside)
-    again = 2 * (work.choices - 1) * prompt * _weights(backbone, *KEPT[kind])
-    return Pass(matrices + again, attention_flops(backbone, prompt, beside, work.choices), output)
+    return Pass(matrices, attention_flops(backbone, prompt, beside), output)
 
 
 def token_flops(backbone: Backbone) -> int:
     """FLOPs of a token's way through the blocks, but for attention between tokens; embeddings are looked up."""
     weights = _weights(backbone, *LINEARS)
-    return weights if kind_of(backbone) == "encoder-decoder" else 2 * weights
+    return weights if backbone.family.architecture == "encoder-decoder" else 2 * weights
 
 
-def attention_flops(backbone: Backbone, tokens: int, scored: int = 0, choices: int = 1) -> int:
+def attention_flops(backbone: Backbone, tokens: int, scored: int = 0) -> int:
     """FLOPs of scores and sums of values when `tokens` tokens attend to each other in every block of a tower.
 
-    Of an encoder-decoder these are the encoder's; its decoder reads `scored` tokens, which attend to those of their own
-    choice, of `choices` of one size, and to the encoder's.
+    Of an encoder-decoder these are the encoder's; its decoder reads `scored` tokens, which attend to each other and to
+    the encoder's.
     """
-    if kind_of(backbone) != "encoder-decoder":
+    if backbone.family.architecture != "encoder-decoder":
         return 2 * _attending(backbone) * tokens**2
     own, other = (2 * _attending(backbone, stack) for stack in ("decoder", "encoder"))
     crossing = 4 * _sum_of(backbone, "cross.query") * scored * tokens
-    return other * tokens**2 + own * scored**2 // choices + crossing
-
-
-def kind_of(backbone: Backbone) -> str:
-    """ "encoder-decoder", or the name of its family's first tower: "encoder", "decoder", "vision", ..."""
-    towers = [stack.name for stack in backbone.family.stacks]
-    return "encoder-decoder" if {"encoder", "decoder"} <= set(towers) else towers[0]
+    return other * tokens**2 + own * scored**2 + crossing
 
 
 def _output_weights(backbone: Backbone) -> int:

@@ -59,22 +59,19 @@ def together(backbone: Backbone, rows: Sequence[Spoken]) -> Batch:
     for b, row in enumerate(rows):
         for c, choice in enumerate(row.choices):
             targets[b, c, : len(choice)] = torch.tensor(choice)
-    make = {"decoder": _packed, "encoder": _filled_in, "encoder-decoder": _beside}[architecture(backbone)]
-    inputs = {name: value.to(backbone.device) for name, value in make(backbone, rows, targets).items()}
+    made = _MAKERS[backbone.family.architecture](backbone, rows, targets)
+    inputs = {name: value.to(backbone.device) for name, value in made.items()}
     inputs["targets"] = targets.to(backbone.device)
     return Batch(inputs, torch.ones(len(rows), dtype=torch.bool, device=backbone.device))
 
 
-def architecture(backbone: Backbone) -> str:
-    """ "encoder-decoder", "decoder" or "encoder"; BackboneError for a backbone that does not read text."""
-    towers = {stack.name for stack in backbone.family.stacks}
-    if backbone.tokenizer is not None and backbone.model.config.is_encoder_decoder:
-        return "encoder-decoder"
-    if backbone.tokenizer is None or not towers & {"encoder", "decoder"}:
-        found = "It has no tokenizer." if backbone.tokenizer is None else "It reads no text alone."
+def check_reads(backbone: Backbone) -> None:
+    """BackboneError for a backbone that does not read text, or not on its own."""
+    lone = backbone.family.reads_text and backbone.family.architecture in _MAKERS
+    if not lone or backbone.tokenizer is None:
+        found = "It has no tokenizer." if lone else "It reads no text alone."
         todo = "Use a decoder, an encoder-decoder or a masked-language encoder."
         raise BackboneError(f"Choices were to be scored by {backbone.id!r}.", found, todo)
-    return "decoder" if "decoder" in towers else "encoder"
 
 
 def speak(
@@ -86,6 +83,7 @@ def speak(
     rows  the rows' numbers, by which errors name them; from 1 on if not given
     only  the position of the one choice of each row that is spoken; all of them if not given
     """
+    check_reads(backbone)
     rows, chosen = rows or range(1, len(examples) + 1), only or [None] * len(examples)
     prompts = prompts_of(examples, labels, template, rows=rows, only=only)
     found = [_tokens(backbone, prompt, template, end) for prompt in prompts]
@@ -116,7 +114,7 @@ def framed(backbone: Backbone, text: str, template: Template) -> str:
 
 def _tokens(backbone: Backbone, prompt: Prompt, template: Template, end: bool) -> Spoken:
     tokenizer: Any = backbone.tokenizer
-    kind, text = architecture(backbone), framed(backbone, prompt.text, template)
+    kind, text = backbone.family.architecture, framed(backbone, prompt.text, template)
     if kind == "encoder":
         return _words(backbone, prompt)
     if kind == "encoder-decoder":
@@ -157,7 +155,7 @@ def _words(backbone: Backbone, prompt: Prompt) -> Spoken:
 
 def _excess(backbone: Backbone, row: Spoken, limit: int) -> int:
     """How many tokens a prompt, with its longest choice where both are read in one row, is too long."""
-    after = max(map(len, row.choices), default=0) if architecture(backbone) == "decoder" else 0
+    after = max(map(len, row.choices), default=0) if backbone.family.architecture == "decoder" else 0
     return len(row.prompt) + after - limit
 
 
@@ -241,6 +239,10 @@ def _beside(backbone: Backbone, rows: Sequence[Spoken], targets: Tensor) -> dict
         .expand_as(targets)
         .clone(),
     }
+
+
+_MAKERS = {"decoder": _packed, "encoder": _filled_in, "encoder-decoder": _beside}
+"""What makes inputs of spoken rows, by a family's architecture."""
 
 
 def _pad(backbone: Backbone) -> int:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from handful.backbone import Backbone
-from handful.choices import Spoken, architecture, speak
+from handful.choices import Spoken, speak
+from handful.families import num_positions
 from handful.prefix_cache import frozen_scores
 from handful.templates import Template, columns
 from handful.types import Example
@@ -149,9 +150,8 @@ def nearest(rows: Sequence[Example], examples: Sequence[Example], num: int) -> l
 
 def context_length(backbone: Backbone) -> int:
     """Tokens that a backbone has positions for; of an encoder-decoder, whose positions are relative, what it reads."""
-    config: Any = getattr(backbone.model.config, "text_config", backbone.model.config)
-    found = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    return int(found) if found and architecture(backbone) == "decoder" else backbone.max_length
+    found = num_positions(backbone.model.config)
+    return int(found) if found and backbone.family.architecture == "decoder" else backbone.max_length
 
 
 def _said(example: Example) -> str:

@@ -21,10 +21,9 @@ def run_backbone(backbone: Backbone, inputs: Mapping[str, Tensor]) -> tuple[Tens
     arguments: dict[str, Any] = {name: value for name, value in inputs.items() if name not in SCORED}
     answers = arguments.get("decoder_input_ids")
     if answers is not None and answers.ndim == 3:
-        asked = {name: value for name, value in arguments.items() if not name.startswith("decoder_")}
-        states = _run(backbone, backbone.model.get_encoder(), asked).last_hidden_state
-        hidden = _run(backbone, backbone.model, beside(states, arguments) | {"use_cache": False}).last_hidden_state
-        return hidden.reshape(len(answers), -1, hidden.shape[-1]), arguments["decoder_attention_mask"].flatten(1).bool()
+        with beside(backbone, arguments) as read:
+            hidden = _run(backbone, backbone.model, read | {"use_cache": False}).last_hidden_state
+        return hidden, arguments["decoder_attention_mask"].flatten(1).bool()
     if ANSWER in arguments:
         arguments = unpacked(backbone, arguments)
     if backbone.model.config.is_encoder_decoder and "decoder_input_ids" not in arguments:

@@ -10,7 +10,7 @@ import torch
 
 from handful.attach import Adapted
 from handful.backbone import Backbone
-from handful.choices import Spoken, architecture, speak, together
+from handful.choices import Spoken, speak, together
 from handful.errors import BackboneError
 from handful.packing import apart
 from handful.templates import Template
@@ -43,7 +43,7 @@ def write(
 
 def check_writes(backbone: Backbone) -> None:
     """BackboneError for a backbone that does not write from left to right."""
-    if architecture(backbone) == "encoder":
+    if backbone.family.architecture == "encoder":
         raise BackboneError(
             f"An answer was to be written by {backbone.id!r}.", "It is an encoder, which fills in single words.",
             "Use a decoder or an encoder-decoder, or give the task choices.",

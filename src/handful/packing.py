@@ -1,20 +1,22 @@
 """Several answers after one prompt in one row, so that the prompt is computed once.
 
 A decoder reads `prompt, answer 1, answer 2, ...` in one row: each answer sees the prompt and itself, at the positions
-that it would have right after the prompt. An encoder-decoder encodes the prompt once, and its decoder reads each answer
-in a row of its own beside the same states.
+that it would have right after the prompt. An encoder-decoder encodes the prompt once, and its decoder reads all answers
+in one row beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from handful.backbone import Backbone
+from handful.families import text_config
 from handful.types import Batch
 
 ANSWER = "answer"
@@ -47,7 +49,7 @@ def unpacked(backbone: Backbone, arguments: dict[str, Any]) -> dict[str, Any]:
     answer, real = arguments.pop(ANSWER), arguments["attention_mask"]
     place, allowed = positions(answer), sees(answer, real)
     arguments["position_ids"] = place
-    config: Any = getattr(backbone.model.config, "text_config", backbone.model.config)
+    config = text_config(backbone.model.config)
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
     near = allowed & (place[:, :, None] - place[:, None, :] < window) if window else allowed
@@ -59,18 +61,26 @@ def unpacked(backbone: Backbone, arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def beside(states: Tensor, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of an encoder-decoder whose rows each have C answers `decoder_input_ids [R, C, L]`.
+@contextmanager
+def beside(backbone: Backbone, arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Arguments of an encoder-decoder's decoder for C answers `decoder_input_ids [R, C, L]` in one row, `[R, C * L]`.
 
-    `states [R, S, D]` are the encoder's; each is repeated for the answers of its row, `[R * C, ...]`.
+    Each is blind to the others and stands where it would alone: keys and values of the prompt are computed once. What
+    decoders look up by position is told so for as long as the context is open; distances (T5) are right as they are.
     """
-    ids, mask = arguments["decoder_input_ids"], arguments["decoder_attention_mask"]
-    some = mask.clone()
-    some[..., 0] = 1  # an answer that a row does not have, to be defined
-    repeated: dict[str, Any] = {"encoder_outputs": (states.repeat_interleave(ids.shape[1], 0),)}
-    if "attention_mask" in arguments:
-        repeated["attention_mask"] = arguments["attention_mask"].repeat_interleave(ids.shape[1], 0)
-    return repeated | {"decoder_input_ids": ids.flatten(0, 1), "decoder_attention_mask": some.flatten(0, 1)}
+    ids, real = arguments["decoder_input_ids"], arguments["decoder_attention_mask"].flatten(1)
+    place = torch.arange(ids.shape[2], device=ids.device).repeat(ids.shape[1])
+    answer = torch.arange(1, ids.shape[1] + 1, device=ids.device).repeat_interleave(ids.shape[2]).expand_as(real)
+    mask = bias(sees(answer, real), backbone.dtype)[:, None]
+    table = getattr(backbone.model.get_decoder(), "embed_positions", nn.Identity())
+    with backbone.lock:
+        told = table.register_forward_pre_hook(
+            lambda _, x, named: (x, named | {"position_ids": place}), with_kwargs=True
+        )
+        try:
+            yield {**arguments, "decoder_input_ids": ids.flatten(1), "decoder_attention_mask": mask}
+        finally:
+            told.remove()
 
 
 def bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:

@@ -13,8 +13,9 @@ from torch import Tensor
 from handful.backbone import Backbone
 from handful.batches import TOKEN_BUDGET
 from handful.choice_losses import mean_logp, sum_logp
-from handful.choices import Spoken, architecture, together
+from handful.choices import Spoken, together
 from handful.chooser import read
+from handful.families import text_config
 from handful.forward import run_backbone
 from handful.packing import ANSWER, bias, positions, sees
 from handful.types import Batch
@@ -43,9 +44,9 @@ def frozen_scores(backbone: Backbone, words: Vocabulary, rows: Sequence[Spoken],
 
 def beginning(backbone: Backbone, rows: Sequence[Spoken]) -> int:
     """How many first tokens of all prompts are computed once; none where there is little, or attention is local."""
-    config: Any = getattr(backbone.model.config, "text_config", backbone.model.config)
+    config = text_config(backbone.model.config)
     local = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if architecture(backbone) != "decoder" or len(rows) < 2 or local or getattr(config, "sliding_window", None):
+    if backbone.family.architecture != "decoder" or len(rows) < 2 or local or getattr(config, "sliding_window", None):
         return 0
     alike = takewhile(lambda column: len(set(column)) == 1, zip(*(row.prompt for row in rows), strict=False))
     common = min(

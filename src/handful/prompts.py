@@ -46,9 +46,8 @@ def encode(
     Raises BackboneError for a backbone without a tokenizer and DataError for no examples.
     """
     if backbone.tokenizer is None:
-        raise BackboneError(
-            f"Texts were given to {backbone.id!r}.", "It has no tokenizer.", "Use a backbone that reads text."
-        )
+        found = "It has no tokenizer." if backbone.family.reads_text else "It reads no text."
+        raise BackboneError(f"Texts were given to {backbone.id!r}.", found, "Use a backbone that reads text.")
     if not examples:
         raise DataError("Texts were asked to be encoded.", "There are none.", "Give at least one row.")
     if examples[0].words is not None:

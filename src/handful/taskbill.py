@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handful.bill import Work, answers_until, kind_of, pass_flops, prompting
+from handful.bill import Work, answers_until, pass_flops, prompting
 from handful.errors import ArtifactError, RequestError
+from handful.families import num_positions
 
 if TYPE_CHECKING:
     from handful.artifact import Artifact
@@ -81,7 +82,7 @@ def task_bill(
     own = backbone or _base(fitted.backbone)
     frozen, other = shape(own), prompted or own
     cost, worded = fitted.cost, fitted.features["kind"] == "choices"
-    both = kind_of(frozen) == "encoder-decoder" and worded
+    both = frozen.family.architecture == "encoder-decoder" and worded
     noted = round(cost["query_tokens"]) + (cost.get("scored_tokens", 1) if both else 0)
     asked = noted if query is None else query
     known = cost.get("training_rows", (fitted.estimate or {}).get("n"))
@@ -167,8 +168,7 @@ def _said(backbone: Backbone) -> dict[str, int]:
 
 def _notes(prompted: Backbone, work: Work, other: bool) -> list[str]:
     """What is to be known of a comparison."""
-    config: Any = getattr(prompted.model.config, "text_config", prompted.model.config)
-    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    limit = num_positions(prompted.model.config)
     whole, found = work.context + work.query, list[str]()
     if limit and whole > limit:
         found.append(f"{prompted.id} reads {limit:,} tokens, so that a prompt of {whole:,} would have to be cut")

@@ -81,6 +81,8 @@ def test_what_cannot_be_encoded() -> None:
     with pytest.raises(DataError, match="Row 2 has no second text"):
         encode(tiny_text(), [Example("a", "b"), Example("a")])
     with pytest.raises(BackboneError, match="It has no tokenizer"):
+        encode(from_model(TINY["bert"]()), [Example("a")])
+    with pytest.raises(BackboneError, match="It reads no text"):
         encode(from_model(TINY["vit"]()), [Example("a")])
 
 

@@ -11,7 +11,10 @@ import transformers as tr
 from torch import Tensor, nn
 
 from handful.backbone import Backbone, from_model
+from handful.choices import NOTHING
+from handful.chooser import read as logp_of
 from handful.errors import BackboneError
+from handful.forward import run_backbone
 from handful.vocabulary import vocabulary
 from tiny import ENCODER_DECODERS, TINY, tiny_inputs
 
@@ -69,6 +72,31 @@ def test_scores_are_those_of_the_language_model(name: str, tied: bool, tmp_path:
             assert own.shape == (*shape, expected.shape[-1])
             same = found.flatten(0, -2)[: torch.Size(shape).numel()]
             torch.testing.assert_close(own.reshape(same.shape), same)
+
+
+@pytest.mark.parametrize("name", sorted(ENCODER_DECODERS))
+def test_choices_beside_what_is_encoded_once(name: str, tmp_path: Path) -> None:
+    """Texts and recordings: each of several choices is as probable as the language model finds it alone."""
+    model, inputs = written(name, True, tmp_path), tiny_inputs(name, 2, 5)
+    backbone = read(tmp_path)
+    own = {key: value for key, value in inputs.items() if not key.startswith("decoder_")}
+    lengths = torch.tensor([[5, 2, 1], [3, 4, 0]])
+    real = torch.arange(5) < lengths[..., None]
+    targets = torch.randint(5, 40, real.shape, generator=torch.Generator().manual_seed(2)).masked_fill(~real, NOTHING)
+    before = targets.roll(1, -1).masked_fill(~real, 0)
+    before[..., 0] = 2
+    source = torch.arange(15).reshape(3, 5).expand_as(targets)
+    asked = own | {"decoder_input_ids": before, "decoder_attention_mask": real.long(), "source": source}
+    with torch.no_grad():
+        hidden, _ = run_backbone(backbone, asked)
+        found = logp_of(vocabulary(backbone), hidden, source, targets)
+        for row, choice in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1)):
+            each = {key: value[row : row + 1] for key, value in own.items()}
+            size = int(lengths[row, choice])
+            expected = model(**each, decoder_input_ids=before[row, choice, None, :size]).logits.log_softmax(-1)[0]
+            expected = expected.gather(-1, targets[row, choice, :size, None])[:, 0]
+            torch.testing.assert_close(found[row, choice, :size], expected, rtol=1e-5, atol=1e-5)
+        assert found[1, 2].isneginf().all()
 
 
 def test_an_output_layer_of_its_own_that_only_the_files_tell_of(tmp_path: Path) -> None:

@@ -107,6 +107,18 @@ class Family:
     entry: Mapping[str, str] = field(default_factory=dict[str, str])
     norm_offset: float = 0.0
 
+    @property
+    def architecture(self) -> str:
+        """ "encoder-decoder", or the name of the first tower: "encoder", "decoder", "vision", ..."""
+        towers = [stack.name for stack in self.stacks]
+        return "encoder-decoder" if {"encoder", "decoder"} <= set(towers) else towers[0]
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether tokens go in: images and sounds go into others, though what these answer may be text."""
+        embeds = any("embeddings" in stack.outer for stack in self.stacks)
+        return embeds and (not self.entry or "input_ids" in self.entry)
+
 
 @cache
 def families() -> dict[str, Family]:
@@ -129,6 +141,17 @@ def family_of(config: Any) -> Family:
         all(getattr(config, name, None) in values for name, values in stack.when.items()) for stack in family.stacks
     ]
     return replace(family, stacks=tuple(s for s, fit in zip(family.stacks, fits, strict=True) if fit))
+
+
+def text_config(config: Any) -> Any:
+    """The part of a model's configuration that is about text."""
+    return getattr(config, "text_config", config)
+
+
+def num_positions(config: Any) -> int | None:
+    """Tokens that a model has positions for, None where they are relative or not said."""
+    config = text_config(config)
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
 
 
 def locate(root: nn.Module, path: Path) -> str | Slice | None:
