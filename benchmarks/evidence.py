@@ -65,6 +65,7 @@ def page(store: Path = STORE) -> str:
         arms={k: _text(meta_tables.meta_table(arms, k)) for k in shots_of(arms)},
         primed={k: _text(meta_tables.primed_table(primed, k)) for k in shots_of(primed)},
         words=_text(words_tables.words_table(words)) if words else "",
+        words_quartiles=_text(words_tables.words_quartiles(words)),
         words_costs=_text(words_tables.words_costs(words)),
         prior=prior_tables.cost(),
         leopard_missing=prior_tables.missing(leopard, "leopard"),

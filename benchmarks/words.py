@@ -29,18 +29,21 @@ SHORT = 48
 def run(quick: bool) -> Report:
     backbone = decoder()
     scoring, shares = _scoring(backbone, 2 if quick else 7)
+    beside, _ = _scoring(encoder_decoder(), 1 if quick else 7)
     training, more = _training(backbone, 1 if quick else 7)
     figures = [
         compared("4 choices after one prompt / each on its own", scoring, "together", "apart", 1 / 3),
         Figure("the same in tokens", Ratio.exact(shares)),
+        compared("4 choices beside one encoding / each on its own", beside, "together", "apart", 1 / 3),
         compared("T-Few step with LoRA / peft's LoRA step, language modelling", training, "tfew", "peft", more),
         compared("language-modelling step with LoRA / peft's", training, "lm", "peft", 1.0),
         compared("8 tasks' steps in one batch / one after another", training, "8 tasks", "8 times one", 1.0),
     ]
     details = {
-        "backbone": "a random decoder of SmolLM2-135M's shape, bfloat16", "rows": ROWS, "choices": CHOICES,
+        "backbone": "a random decoder of SmolLM2-135M's shape, a random T5 of t5-base's, bfloat16",
+        "rows": ROWS, "choices": CHOICES,
         "prompt_tokens": {"scored": PROMPT, "trained on": SHORT}, "choice_tokens": LENGTH,
-        "seconds": {"scoring": scoring.medians(), "training": training.medians()},
+        "seconds": {"scoring": scoring.medians(), "beside": beside.medians(), "training": training.medians()},
     }  # fmt: skip
     return Report(figures, details)
 
@@ -57,11 +60,20 @@ def decoder() -> Backbone:
     return from_model(LlamaModel(config).to(torch.bfloat16), reader, id="llama")
 
 
+def encoder_decoder() -> Backbone:
+    from transformers import T5Config, T5Model
+
+    config = T5Config(d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12, decoder_start_token_id=0)
+    torch.manual_seed(0)
+    reader: Any = SimpleNamespace(pad_token_id=0, eos_token_id=1, model_max_length=512)
+    return from_model(T5Model(config).to(torch.bfloat16), reader, id="t5")
+
+
 def drawn(prompt: int, rows: int, seed: int = 0) -> list[Spoken]:
     generator = torch.Generator().manual_seed(seed)
 
     def tokens(count: int) -> tuple[int, ...]:
-        return tuple(torch.randint(10, 49000, (count,), generator=generator).tolist())
+        return tuple(torch.randint(10, 32000, (count,), generator=generator).tolist())
 
     return [Spoken(tokens(prompt), tuple(tokens(LENGTH) for _ in range(CHOICES))) for _ in range(rows)]
 

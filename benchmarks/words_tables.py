@@ -10,7 +10,7 @@ from statistics import mean
 from arms_tables import arms_table
 from handful.cells import Result
 from handful.recipes import parse, written
-from handful.stats import Arm, by_arm
+from handful.stats import Arm, by_arm, overall
 from words_arms import ARMS, SHOTS
 
 BACKBONE = "smollm2"
@@ -25,6 +25,22 @@ def words_arms(results: Iterable[Result]) -> list[Result]:
 def words_table(results: Sequence[Result]) -> list[str]:
     """Accuracy of each task and arm; of arms that have every draw of the first one."""
     return arms_table(results, {Arm(recipe, BACKBONE): said for recipe, said in NAMES.items()}, SHOTS)
+
+
+def words_quartiles(results: Sequence[Result]) -> list[str]:
+    """Median and quartiles over draws, which is how T-Few's authors report."""
+    arms = by_arm(r for r in results if r.cell.recipe in NAMES)
+    lines = ["| task | " + " | ".join(NAMES[arm.recipe] for arm in arms) + " |", "| --- |" + " ---: |" * len(arms)]
+    for task in sorted({r.cell.task for r in results}):
+        own = [_quartiles([r for r in cells.values() if r.cell.task == task]) for cells in arms.values()]
+        lines.append(f"| {task} | " + " | ".join(own) + " |")
+    return [*lines, ""]
+
+
+def _quartiles(results: Sequence[Result]) -> str:
+    found = overall(results)
+    low, middle, high = (100 * q for q in found[0].quartiles) if found else (0, 0, 0)
+    return f"{middle:.0f} ({low:.0f} to {high:.0f})" if found else "-"
 
 
 def words_costs(results: Sequence[Result]) -> list[str]:

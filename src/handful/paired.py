@@ -33,6 +33,7 @@ from handful.stats import (
     overall,
     rounding,
     score_of,
+    seed_means,
     shared,
     step_sizes,
     t_span,
@@ -137,7 +138,7 @@ def between(
     strict = 1 - (1 - level) / family
     over_tasks = len(tasks) >= MANY_TASKS
     values = [difference.span.value for difference in by_task]
-    seeds = _seed_means(pairs)
+    seeds = seed_means(pairs)
     p, test = (wilcoxon(values), "Wilcoxon signed-rank over tasks") if over_tasks else _signs(list(seeds.values()))
     verdicts = [difference.verdict for difference in by_task]
     span = _over_tasks(values, steps, pairs, strict) if over_tasks else clustered(grouped(pairs), strict, steps)
@@ -218,12 +219,6 @@ def _steps(
     """What one answer is worth in a difference: two roundings' worth of noise."""
     a, b = (step_sizes({place: own[place] for place in pairs}) for own in (one, other))
     return {group: math.hypot(a[group], b[group]) for group in a}
-
-
-def _seed_means(pairs: Mapping[Place, float]) -> dict[int, float]:
-    """Each seed's own mean difference, of the episodes that it has."""
-    seeds = sorted({place[2] for place in pairs})
-    return {s: clustered(grouped({p: d for p, d in pairs.items() if p[2] == s})).value for s in seeds}
 
 
 def _signs(values: Sequence[float]) -> tuple[float | None, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import quantiles
 from typing import NamedTuple
 
 from handful.cells import DONE, FAILED, Result
@@ -88,11 +89,15 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """An arm's mean score over `cells` cells of `tasks` tasks; `shots` None: over all shots."""
+    """An arm's mean score over `cells` cells of `tasks` tasks; `shots` None: over all shots.
+
+    quartiles  of the means of its seeds, the median in the middle
+    """
 
     arm: Arm
     shots: int | None
     span: Span
+    quartiles: tuple[float, float, float]
     cells: int
     tasks: int
     seeds: int
@@ -249,9 +254,16 @@ def _full(table: dict[Arm, dict[Place, Result]]) -> dict[Arm, dict[Place, Result
 
 
 def _mean(arm: Arm, shots: int | None, cells: Mapping[Place, Result], level: float) -> Mean:
-    groups = grouped(scores(cells))
-    tasks, seeds = {task for task, _ in groups}, {seed for _, _, seed in cells}
-    return Mean(arm, shots, clustered(groups, level, step_sizes(cells)), len(cells), len(tasks), len(seeds))
+    groups, each = grouped(scores(cells)), list(seed_means(scores(cells)).values())
+    low, middle, high = quantiles(each, n=4, method="inclusive") if each[1:] else each * 3
+    span, tasks = clustered(groups, level, step_sizes(cells)), {task for task, _ in groups}
+    return Mean(arm, shots, span, (low, middle, high), len(cells), len(tasks), len({place[2] for place in cells}))
+
+
+def seed_means(values: Mapping[Place, float]) -> dict[int, float]:
+    """Each seed's own mean, of the episodes that it has."""
+    seeds = sorted({place[2] for place in values})
+    return {s: clustered(grouped({p: x for p, x in values.items() if p[2] == s})).value for s in seeds}
 
 
 def step_sizes(cells: Mapping[Place, Result]) -> dict[Group, float]:

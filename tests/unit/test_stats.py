@@ -96,6 +96,14 @@ def test_means_are_of_what_all_arms_have() -> None:
     assert [mean.cells for mean in stats.means(found)] == [1, 1]
 
 
+def test_quartiles_are_of_the_means_of_seeds() -> None:
+    draws = [[0.1, 0.9, 0.4, 0.7, 0.2], [0.3, 0.5, 0.0, 0.1, 0.6]]
+    (found,) = stats.overall(grid_of({"a": draws}))
+    assert found.quartiles == pytest.approx(np.quantile(np.mean(draws, 0), [0.25, 0.5, 0.75]))
+    (alone,) = stats.overall(grid_of({"a": [[0.4], [0.6]]}))
+    assert alone.quartiles == pytest.approx((0.5,) * 3)
+
+
 def test_an_arm_with_few_cells_is_left_out_and_named() -> None:
     scores = {("a", "one", 4, s): 0.5 for s in range(4)} | {
         ("b", "one", 4, s): 0.6 if s < 1 else None for s in range(4)

@@ -37,7 +37,22 @@ def mistakes(study: Study) -> Section | None:
 
 def _task_table(study: Study, shots: int) -> Table:
     rows: list[tuple[Entry, ...]] = []
-    data: list[tuple[object, ...]] = [("task", "shots", "recipe", "backbone", "mean", "low", "high", "level", "seeds")]
+    data: list[tuple[object, ...]] = [
+        (
+            "task",
+            "shots",
+            "recipe",
+            "backbone",
+            "mean",
+            "low",
+            "high",
+            "level",
+            "lower_quartile",
+            "median",
+            "upper_quartile",
+            "seeds",
+        )
+    ]
     for task, results in study.by_task.items():
         own = [r for r in results if r.cell.shots == shots]
         found = {mean.arm: mean for mean in means(own, study.level)}
@@ -53,12 +68,13 @@ def _task_table(study: Study, shots: int) -> Table:
                 continue
             text = ("\u2248 " if arm in noise else "") + with_half(mean.span)
             row.append(Entry(text, mean.span.value, "best" if arm == top else "noise" if arm in noise else ""))
-            data.append((str(task), shots, arm.recipe, arm.backbone, mean.span.value, mean.span.low, mean.span.high, study.level, mean.seeds))  # fmt: skip  # noqa: E501
+            data.append((str(task), shots, arm.recipe, arm.backbone, mean.span.value, mean.span.low, mean.span.high, study.level, *mean.quartiles, mean.seeds))  # fmt: skip  # noqa: E501
         rows.append((*row, Entry(str(found[top].seeds), found[top].seeds)))
     columns = (Column("task", number=False), *(Column(study.label(arm)) for arm in study.arms), Column("seeds"))
     level = f"{100 * study.level:.0f} %"
     note = (
-        f"Mean ± half of its {level} interval over seeds, in percent. \u2248: inside the noise of the task's highest."
+        f"Mean ± half of its {level} interval over seeds, in percent; median and quartiles are in the data. "
+        "\u2248: inside the noise of the task's highest."
     )
     caption = f"Tasks with {shots} examples a class"
     return Table(f"tasks-{shots}", caption, columns, tuple(rows), note, study.basis(len(rows)), tuple(data))
