@@ -5,42 +5,45 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from handful.attach import attach
-from handful.batches import Rows
 from handful.choices import encode_choices
 from handful.chooser import Ranker
 from handful.context import Context
 from handful.errors import DataError
-from handful.fit import evaluate
+from handful.fit import predict
 from handful.generating import write
 from handful.methods import from_spec
 from handful.templates import Template
-from handful.types import Batch, Example, Params, cast_params
+from handful.types import Example, cast_params
 from handful.vocabulary import vocabulary
 
 if TYPE_CHECKING:
     from handful.artifact import Artifact
     from handful.backbone import Backbone
 
-Asked = Callable[[Sequence[Example]], Tensor]
+Asked = Callable[[Sequence[Example], int], Tensor]
 
 
 def asked_in_words(artifact: Artifact, backbone: Backbone) -> Asked:
-    """What scores rows `[n, C]` by an artifact without a class head, -inf for choices that a row does not have."""
+    """What scores rows `[n, C]` by an artifact without a class head, -inf for choices that a row does not have.
+
+    It is given rows and the number of the first one, by which errors name them.
+    """
     if artifact.features["kind"] == "context":
         context, words = Context.from_dict(artifact.features["context"]), vocabulary(backbone)
-        return lambda examples: context.scores(backbone, words, artifact.labels, examples).float()
+        return lambda examples, first: context.scores(backbone, words, artifact.labels, examples, first).float()
     assert artifact.method is not None
     model = Ranker(attach(backbone, from_spec(artifact.method)), vocabulary(backbone))
     params = cast_params(artifact.params, device=backbone.device)
     template, length = Template(**artifact.features["templates"][0]), artifact.features["length"]
 
-    def asked(examples: Sequence[Example]) -> Tensor:
-        return ranked(model, params, encode_choices(backbone, examples, artifact.labels, template, limit=length))
+    def asked(examples: Sequence[Example], first: int) -> Tensor:
+        rows = range(first, first + len(examples))
+        pool = encode_choices(backbone, examples, artifact.labels, template, limit=length, rows=rows)
+        return predict(model, params, pool, pool.inputs["targets"].shape[1])
 
     return asked
 
@@ -52,14 +55,6 @@ def written_by(artifact: Artifact, backbone: Backbone) -> Callable[[Sequence[Exa
     params, how = cast_params(artifact.params, device=backbone.device), artifact.features
     template = Template(**how["templates"][0])
     return lambda examples: write(adapted, words, params, examples, template, limit=how["length"], most=how["most"])
-
-
-def ranked(model: Ranker, params: Params, pool: Batch) -> Tensor:
-    """Scores `[n, C]` of every row of a pool by the params of one task."""
-    one = {site: {name: p[None] for name, p in own.items()} for site, own in params.items()}
-    index = torch.arange(len(pool.row_mask), device=pool.row_mask.device)[None]
-    classes = torch.ones(1, pool.inputs["targets"].shape[1], dtype=torch.bool, device=index.device)
-    return evaluate(model, one, Rows(pool, index, torch.zeros_like(index), classes))[0]
 
 
 def widened(scores: Tensor, num_choices: int) -> Tensor:

@@ -37,6 +37,7 @@ def encode_choices(
     *,
     limit: int | None = None,
     end: bool = True,
+    rows: Sequence[int] | None = None,
 ) -> Batch:
     """Rows with their choices as inputs, whose scores `chooser` reads.
 
@@ -46,10 +47,10 @@ def encode_choices(
 
     `limit` is of tokens of a prompt with its longest choice, by default what the backbone reads; what was cut is said
     once. With `end`, the end of the sequence counts as each choice's last token. DataError names a row that is too long
-    even when cut; BackboneError says why a backbone scores no words.
+    even when cut, by its number in `rows` if given; BackboneError says why a backbone scores no words.
     """
     limit = limit or backbone.max_length
-    return together(backbone, speak(backbone, examples, labels, template, limit=limit, end=end))
+    return together(backbone, speak(backbone, examples, labels, template, limit=limit, end=end, rows=rows))
 
 
 def together(backbone: Backbone, rows: Sequence[Spoken]) -> Batch:

@@ -49,10 +49,13 @@ class Context:
     limit: int = 2048
 
     def scores(
-        self, backbone: Backbone, words: Vocabulary, labels: Sequence[str], examples: Sequence[Example]
+        self, backbone: Backbone, words: Vocabulary, labels: Sequence[str], examples: Sequence[Example], first: int = 1
     ) -> Tensor:
-        """Log-probabilities `[n, C]` of each row's choices, -inf for those that it does not have."""
-        each = [self._answered(backbone, words, labels, examples, told) for told in self.told(labels, examples)]
+        """Log-probabilities `[n, C]` of each row's choices, -inf for those that it does not have.
+
+        Errors name the rows by their numbers from `first` on.
+        """
+        each = [self._answered(backbone, words, labels, examples, told, first) for told in self.told(labels, examples)]
         return torch.stack(each).logsumexp(0) - np.log(len(each))
 
     def told(self, labels: Sequence[str], examples: Sequence[Example]) -> list[list[str]]:
@@ -83,7 +86,12 @@ class Context:
         return tuple(order[: int((np.cumsum(sizes) <= room).sum())])
 
     def spoken(
-        self, backbone: Backbone, labels: Sequence[str], examples: Sequence[Example], told: Sequence[str]
+        self,
+        backbone: Backbone,
+        labels: Sequence[str],
+        examples: Sequence[Example],
+        told: Sequence[str],
+        first: int = 1,
     ) -> list[Spoken]:
         """Questions after what is said before each, in tokens; a question that is too long is cut, not the examples."""
         asked = [
@@ -92,7 +100,8 @@ class Context:
         ]
         cut = self.template.cut or _longest(examples, self.template)
         template = replace(self.template, prompt="{{ demonstrations }}" + self.template.prompt, cut=cut)
-        return speak(backbone, asked, labels, template, limit=self.limit, end=False)
+        rows = range(first, first + len(asked))
+        return speak(backbone, asked, labels, template, limit=self.limit, end=False, rows=rows)
 
     def _answered(
         self,
@@ -101,11 +110,12 @@ class Context:
         labels: Sequence[str],
         examples: Sequence[Example],
         told: Sequence[str],
+        first: int,
     ) -> Tensor:
         """Log-probabilities `[n, C]` among each row's choices, after one prompt."""
 
         def scored(rows: Sequence[Example], before: Sequence[str]) -> Tensor:
-            spoken = self.spoken(backbone, labels, rows, before)
+            spoken = self.spoken(backbone, labels, rows, before, first)
             return frozen_scores(backbone, words, spoken, normalised=self.normalised).log_softmax(-1)
 
         found = scored(examples, told)

@@ -128,14 +128,14 @@ def evaluate(model: Model, params: Params, rows: Rows, *, budget: int = 4 * TOKE
     return out
 
 
-def predict(model: Model, params: Params, pool: Batch, *, budget: int = 4 * TOKEN_BUDGET) -> Tensor:
+def predict(
+    model: Model, params: Params, pool: Batch, num_classes: int, *, budget: int = 4 * TOKEN_BUDGET
+) -> Tensor:  # fmt: skip
     """Scores `[n, C]`, or `[n, S, C]`, of every row of a pool for the params of one task `[...]`."""
-    n = pool.row_mask.shape[0]
     one = {site: {name: p[None] for name, p in own.items()} for site, own in params.items()}
-    classes = one["head"]["weight"].shape[1]
-    device = pool.row_mask.device
-    index = torch.arange(n, device=device)[None]
-    rows = Rows(pool, index, torch.zeros_like(index), torch.ones(1, classes, dtype=torch.bool, device=device))
+    index = torch.arange(len(pool.row_mask), device=pool.row_mask.device)[None]
+    classes = torch.ones(1, num_classes, dtype=torch.bool, device=index.device)
+    rows = Rows(pool, index, torch.zeros_like(index), classes)
     return evaluate(model, one, rows, budget=budget)[0]
 
 

@@ -74,7 +74,7 @@ class Predictor:
             raise RequestError(asked, "It writes its answers freely.", "Ask it for texts (`handful predict`).")
         longest = max((len(example.words or example.choices or ()) for example in examples), default=0)
         parts = [
-            self._logits(examples[start : start + CHUNK], longest, store) / self.artifact.temperature
+            self._logits(examples[start : start + CHUNK], start + 1, longest, store) / self.artifact.temperature
             for start in range(0, len(examples), CHUNK)
         ]
         return Scores(torch.cat(parts))
@@ -109,9 +109,9 @@ class Predictor:
                 "Name the columns with --text" + (" and --text-pair." if self.artifact.text_pair else "."),
             )  # fmt: skip
 
-    def _logits(self, examples: Sequence[Example], longest: int, store: FeatureCache | None) -> Tensor:
+    def _logits(self, examples: Sequence[Example], first: int, longest: int, store: FeatureCache | None) -> Tensor:
         if self._asked is not None:
-            found = self._asked(examples)
+            found = self._asked(examples, first)
             return widened(found, longest) if self.artifact.kind == "choice" else found
         features, head = self.artifact.features, self.artifact.head
         marks = tuple(features.get("marks", ()))
@@ -122,5 +122,5 @@ class Predictor:
             pool = Batch({"features": torch.cat(views, -1)}, pool.row_mask)
         elif store is not None and self._reader.adapted and self._reader.adapted.first_block:
             pool = self._reader.prepared(pool, store)  # not for a method beside: all states of all rows are too many
-        logits = predict(self._model, self._params, pool)
+        logits = predict(self._model, self._params, pool, len(self._params["head"]["bias"]))
         return word_scores(logits, pool.inputs["word"], longest) if "word" in pool.inputs else logits

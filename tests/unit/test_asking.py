@@ -10,11 +10,12 @@ import torch
 
 from handful import predictor as predicting
 from handful.artifact import Artifact
-from handful.asking import asked_in_words, check_choices_given, ranked, widened
+from handful.asking import asked_in_words, check_choices_given, widened
 from handful.attach import attach
 from handful.choices import encode_choices
 from handful.chooser import Ranker
 from handful.errors import ArtifactError, BackboneError, DataError, HandfulWarning
+from handful.fit import predict
 from handful.methods import method, to_spec
 from handful.predictor import Predictor
 from handful.templates import Template
@@ -50,9 +51,9 @@ def model() -> Ranker:
 
 def test_scores_are_the_ranker_s_in_the_first_template() -> None:
     own = fitted()
-    found = asked_in_words(own, speaker("decoder"))(ROWS)
+    found = asked_in_words(own, speaker("decoder"))(ROWS, 1)
     batch = encode_choices(speaker("decoder"), ROWS, (), ASK, limit=40)
-    expected = ranked(model(), own.params, batch)
+    expected = predict(model(), own.params, batch, batch.inputs["targets"].shape[1])
     torch.testing.assert_close(found, expected)
     assert found.shape == (3, 4)
     assert (found == INFINITE).tolist() == [[False] * 3 + [True], [False] * 2 + [True] * 2, [False] * 4]
@@ -109,12 +110,19 @@ def test_classes_are_asked_by_the_words_of_their_labels() -> None:
 def test_prompts_are_cut_to_the_length_of_the_fit() -> None:
     long = [replace(ROWS[0], text="abc " * 30)]
     with pytest.warns(HandfulWarning, match="fit into 40 tokens"):
-        found = asked_in_words(fitted(), speaker("decoder"))(long)
+        found = asked_in_words(fitted(), speaker("decoder"))(long, 1)
     short = [replace(ROWS[0], text="abc " * 6)]
     with pytest.warns(HandfulWarning, match="Cut"):
         batch = encode_choices(speaker("decoder"), long, (), ASK, limit=40)
-    torch.testing.assert_close(found, ranked(model(), fitted().params, batch))
-    assert found.shape == asked_in_words(fitted(), speaker("decoder"))(short).shape
+    torch.testing.assert_close(found, predict(model(), fitted().params, batch, batch.inputs["targets"].shape[1]))
+    assert found.shape == asked_in_words(fitted(), speaker("decoder"))(short, 1).shape
+
+
+def test_a_wrong_row_is_named_by_its_place_among_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predicting, "CHUNK", 2)
+    rows = [*ROWS, replace(ROWS[0], choices=("yes", ""))]
+    with pytest.raises(DataError, match="row 4"):
+        Predictor(fitted(), speaker("decoder")).scores(rows)
 
 
 def test_another_backbone_is_refused() -> None:

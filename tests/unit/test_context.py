@@ -133,7 +133,7 @@ def test_a_task_on_disk_answers_alike(said: str, tmp_path) -> None:
     before, after = (Predictor(own, backbone).scores(ROWS).logits for own in (fitted, read))
     torch.testing.assert_close(after, before)
     assert fitted.cost["training_flops"] == 0 < fitted.cost["query_flops"]
-    torch.testing.assert_close(asked_in_words(read, backbone)(ROWS), before)
+    torch.testing.assert_close(asked_in_words(read, backbone)(ROWS, 1), before)
 
 
 def test_shots_below_zero_are_refused() -> None:

@@ -552,6 +552,6 @@ def test_scores_of_many_tasks_are_those_of_each(budget: int) -> None:
         one = task_params(params, place)
         one["head"] = {name: p[:classes] for name, p in one["head"].items()}
         own = Batch({name: value[INDEX[task]] for name, value in POOL.inputs.items()}, rows_mask(n))
-        torch.testing.assert_close(scores[place, :n, :classes], predict(model, one, own), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(scores[place, :n, :classes], predict(model, one, own, classes), rtol=1e-4, atol=1e-5)
         assert (scores[place, :n, classes:] == float("-inf")).all()
         assert (scores[place, n:] == 0).all()
