@@ -89,10 +89,15 @@ def aliases() -> dict[str, Callable[[], str]]:
     return built_in | {point.name: point.load() for point in entry_points(group="handful.backbones")}
 
 
+def base_of(id: str) -> str:
+    """What a backbone is known by, without how its weights are held, and without what priming changed in them."""
+    name, _ = split_id(id)
+    return read_primed(name).base if is_primed(name) else name
+
+
 def source_of(id: str) -> str:
     """The hub id or folder that a backbone's weights are read from, whatever was changed in them afterwards."""
-    name, _ = split_id(id)
-    base = read_primed(name).base if is_primed(name) else name
+    base = base_of(id)
     return aliases()[base]() if base in aliases() else base
 
 

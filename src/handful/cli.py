@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn, Optional
 import typer
 
 from handful import __version__, cli_bill, cli_meta, cli_pretrain, cli_prompt, cli_raft, cli_runs
+from handful.cli_options import Device, Json
 from handful.errors import HandfulError, HandfulWarning
 
 app = typer.Typer(
@@ -18,7 +19,6 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Text = Annotated[Optional[str], typer.Option(help="Column of the text; found by its name if not given.")]  # noqa: UP045
 Pair = Annotated[Optional[str], typer.Option("--text-pair", help="Column of the second text of a pair.")]  # noqa: UP045
 Label = Annotated[Optional[str], typer.Option(help="Column of the label.")]  # noqa: UP045
@@ -27,7 +27,6 @@ Defined = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--definition", "-d", metavar="FILE|NAME", help="A task definition that says how rows are read."),
 ]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]
 
 
 def _print_version(asked: bool) -> None:
@@ -58,7 +57,7 @@ def fit(
     definition: Defined = None,
     backbone: Annotated[str, typer.Option(help="Alias, hub id or folder.")] = "minilm",
     recipe: Annotated[str, typer.Option(help="See `handful recipes`.")] = "default",
-    prior: Annotated[Optional[Path], typer.Option(help="What `handful meta-train` wrote, to start from.")] = None,  # noqa: UP045
+    prior: Annotated[Optional[Path], typer.Option(help="What `handful meta-train` or `pretrain` wrote, to start from.")] = None,  # noqa: UP045
     template: Annotated[Optional[str], typer.Option(help="Text with {text}, or Jinja: {{ column }}.")] = None,  # noqa: UP045
     shots: Annotated[Optional[int], typer.Option(min=1, help="So many rows a class, entities a type, or rows.")] = None,  # noqa: UP045
     seed: Annotated[int, typer.Option(help="Decides folds, initial parameters and order.")] = 0,

@@ -8,9 +8,9 @@ from typing import Annotated, Optional
 import typer
 
 from handful.bill import Work
+from handful.cli_options import Json
 
 DONE = Work()
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def bill(

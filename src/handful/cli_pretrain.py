@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+from handful.cli_options import Json
 
 
 def pretrain(

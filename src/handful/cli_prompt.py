@@ -6,7 +6,8 @@ from typing import Annotated, Optional
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+from handful.cli_options import Json
+
 Column = Optional[str]  # noqa: UP045
 
 

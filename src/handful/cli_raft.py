@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from handful.cli_options import Device, Json
+
 raft = typer.Typer(help="The RAFT benchmark; see docs/raft.md.", no_args_is_help=True, rich_markup_mode=None)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Data = Annotated[Path | None, typer.Option(help="Folder with raft/TASK/train.csv and test.csv; the hub if not given.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]
 
 
 @raft.command(no_args_is_help=True)

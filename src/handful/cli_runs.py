@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from handful.cli_options import Json
+
 runs = typer.Typer(help="What a store of results holds.", no_args_is_help=True, rich_markup_mode=None)
 suites = typer.Typer(help="The papers' suites of tasks.", no_args_is_help=True, rich_markup_mode=None)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 StoreFile = Annotated[Path, typer.Argument(metavar="STORE", help="A file that `handful compare` has made.")]
 Data = Annotated[Path | None, typer.Option(help="Folder with the suites' data; see docs/suites.md.")]
 

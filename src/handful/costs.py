@@ -12,11 +12,13 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from handful.backbone import Backbone
 from handful.forward import run_backbone
+from handful.types import Params
 
 
 def count_flops(run: Callable[[], Any]) -> int:
@@ -56,6 +58,15 @@ def measured() -> Iterator[Stopwatch]:
         yield watch
     finally:
         watch.seconds, watch.cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+
+
+def learning(params: Params, learns: Callable[[str, str], bool]) -> tuple[Params, list[Tensor]]:
+    """Copies of a task's params, and those of them whose gradient is to be had: where `learns(site, name)`."""
+    tree = {
+        site: {n: p.clone().requires_grad_(p.is_floating_point() and learns(site, n)) for n, p in own.items()}
+        for site, own in params.items()
+    }
+    return tree, [p for own in tree.values() for p in own.values() if p.requires_grad]
 
 
 def backbone_flops(backbone: Backbone, tokens: int) -> int:

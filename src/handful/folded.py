@@ -11,7 +11,7 @@ from torch import Tensor
 
 from handful.attach import Adapted
 from handful.batches import lengths
-from handful.costs import count_flops
+from handful.costs import count_flops, learning
 from handful.crossval import FINAL, Member, Plan, judge
 from handful.estimate import Estimate
 from handful.fit import evaluate
@@ -71,14 +71,7 @@ def tuning_cost(
     row = Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.ones(1, dtype=torch.bool))
     assert model.adapted is not None
     rate = model.adapted.method.rate
-    tree = {
-        site: {
-            n: p.clone().requires_grad_(p.is_floating_point() and (site == "head" or rate(n) > 0))
-            for n, p in own.items()
-        }
-        for site, own in params.items()
-    }
-    leaves = [p for own in tree.values() for p in own.values() if p.requires_grad]
+    tree, leaves = learning(params, lambda site, name: site == "head" or rate(name) > 0)
     query = count_flops(lambda: model(params, row))
     step = count_flops(lambda: torch.autograd.grad(model(tree, row).sum(), leaves, allow_unused=True))
     head = sum(p.numel() for p in params["head"].values())

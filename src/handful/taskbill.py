@@ -75,11 +75,12 @@ def task_bill(
     cost or was not tuned, BackboneError for a shape that is not known or does not go on from a prompt.
     """
     from handful.artifact import load
+    from handful.backbone import base_of
     from handful.shapes import shape
 
     fitted = load(folder)
     _check(fitted, folder)
-    own = backbone or _base(fitted.backbone)
+    own = backbone or base_of(fitted.backbone)
     frozen, other = shape(own), prompted or own
     cost, worded = fitted.cost, fitted.features["kind"] == "choices"
     both = frozen.family.architecture == "encoder-decoder" and worded
@@ -146,15 +147,6 @@ def _shots(fitted: Artifact, known: int | None) -> int:
             "It does not note how many there were.", "Say it by --shots.",
         )  # fmt: skip
     return int(known)
-
-
-def _base(id: str) -> str:
-    """What a shape is known by: without how its weights are held, and without what priming changed."""
-    from handful.primed import is_primed, read_primed
-    from handful.types import split_id
-
-    name, _ = split_id(id)
-    return read_primed(name).base if is_primed(name) else name
 
 
 def _said(backbone: Backbone) -> dict[str, int]:

@@ -14,7 +14,7 @@ from handful.backbone import Backbone
 from handful.batches import Rows, gather, lengths, stack
 from handful.choices import NOTHING, Spoken, speak, together
 from handful.chooser import Chooser
-from handful.costs import count_flops
+from handful.costs import count_flops, learning
 from handful.errors import DataError, RequestError
 from handful.losses import Loss
 from handful.packing import ANSWER
@@ -144,11 +144,7 @@ def wording_cost(
     order = lengths(rows)[own.start : own.stop].argsort()
     row = gather(rows, order[len(order) // 2].reshape(1) + own.start)
     rate = model.adapted.method.rate
-    tree = {
-        site: {n: p.clone().requires_grad_(p.is_floating_point() and rate(n) > 0) for n, p in each.items()}
-        for site, each in params.items()
-    }
-    leaves = [p for each in tree.values() for p in each.values() if p.requires_grad]
+    tree, leaves = learning(params, lambda _, name: rate(name) > 0)
     gold = torch.zeros(1, dtype=torch.long, device=rows.row_mask.device)
     asked = replace(row, inputs={name: x for name, x in row.inputs.items() if name != "states"})  # from the text on
     real = row.inputs["targets"] != NOTHING
