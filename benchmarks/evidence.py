@@ -25,8 +25,8 @@ from handful.cells import Result
 from handful.suites.dev import CHOSEN_ON, SUITE
 
 PAGE = RESULTS.parent / "docs" / "results.md"
-STORE, SHELF, PRIOR, ARMS, PRIMED, WORDS = (
-    RESULTS / f"{name}.sqlite" for name in ("dev", "shelf", "prior", "arms", "priming", "words")
+STORE, SHELF, PRIOR, ARMS, PRIMED, WORDS, WORDS_CHOSEN = (
+    RESULTS / f"{name}.sqlite" for name in ("dev", "shelf", "prior", "arms", "priming", "words", "words_chosen")
 )  # fmt: skip
 
 
@@ -65,6 +65,7 @@ def page(store: Path = STORE) -> str:
         arms={k: _text(meta_tables.meta_table(arms, k)) for k in shots_of(arms)},
         primed={k: _text(meta_tables.primed_table(primed, k)) for k in shots_of(primed)},
         words=_text(words_tables.words_table(words)) if words else "",
+        words_chosen=_text(words_tables.words_chosen(words_tables.words_arms(results_of(WORDS_CHOSEN)))),
         words_quartiles=_text(words_tables.words_quartiles(words)),
         words_costs=_text(words_tables.words_costs(words)),
         prior=prior_tables.cost(),

@@ -11,15 +11,19 @@ from arms_tables import arms_table
 from handful.cells import Result
 from handful.recipes import parse, written
 from handful.stats import Arm, by_arm, overall
-from words_arms import ARMS, SHOTS
+from words_arms import ARMS, BACKBONE, CHOICES, SHOTS
 
-BACKBONE = "smollm2"
 NAMES = {written(*parse(recipe)): said for recipe, said in ARMS.items()}
 
 
 def words_arms(results: Iterable[Result]) -> list[Result]:
-    """Each cell under the backbone's name, wherever its folder lay."""
-    return [replace(r, cell=replace(r.cell, backbone=Path(r.cell.backbone).name)) for r in results]
+    """Each cell under its backbone's and its prior's name, wherever their folders lay."""
+    return [replace(r, cell=replace(r.cell, recipe=_recipe(r), backbone=Path(r.cell.backbone).name)) for r in results]
+
+
+def _recipe(result: Result) -> str:
+    name, options = parse(result.cell.recipe)
+    return written(name, options | ({"prior": Path(str(options["prior"])).name} if "prior" in options else {}))
 
 
 def words_table(results: Sequence[Result]) -> list[str]:
@@ -28,8 +32,8 @@ def words_table(results: Sequence[Result]) -> list[str]:
 
 
 def words_quartiles(results: Sequence[Result]) -> list[str]:
-    """Median and quartiles over draws, which is how T-Few's authors report."""
-    arms = by_arm(r for r in results if r.cell.recipe in NAMES)
+    """Median and quartiles over draws, which is how T-Few's authors report, of what was tuned."""
+    arms = by_arm(r for r in results if r.cell.recipe in NAMES and r.cell.recipe.startswith("tfew"))
     lines = ["| task | " + " | ".join(NAMES[arm.recipe] for arm in arms) + " |", "| --- |" + " ---: |" * len(arms)]
     for task in sorted({r.cell.task for r in results}):
         own = [_quartiles([r for r in cells.values() if r.cell.task == task]) for cells in arms.values()]
@@ -41,6 +45,21 @@ def _quartiles(results: Sequence[Result]) -> str:
     found = overall(results)
     low, middle, high = (100 * q for q in found[0].quartiles) if found else (0, 0, 0)
     return f"{middle:.0f} ({low:.0f} to {high:.0f})" if found else "-"
+
+
+def words_chosen(results: Sequence[Result]) -> list[str]:
+    """Mean accuracy of what was chosen among, on the draws that all of a choice have, the highest in bold."""
+    lines = ["| | recipe | mean | tasks | draws |", "| --- | --- | ---: | ---: | ---: |"]
+    for what, (tasks, _, recipes) in CHOICES.items():
+        known = {written(*parse(recipe)): recipe for recipe in recipes}
+        found = overall([r for r in results if r.cell.recipe in known and r.cell.task in tasks])
+        for place, own in enumerate(found):
+            said = f"{100 * own.span.value:.1f}"
+            said = said if place else f"**{said}**"
+            lines.append(
+                f"| {'' if place else what} | `{known[own.arm.recipe]}` | {said} | {own.tasks} | {own.seeds} |"
+            )
+    return [*lines, ""]
 
 
 def words_costs(results: Sequence[Result]) -> list[str]:

@@ -57,7 +57,9 @@ def fit(
     definition: Defined = None,
     backbone: Annotated[str, typer.Option(help="Alias, hub id or folder.")] = "minilm",
     recipe: Annotated[str, typer.Option(help="See `handful recipes`.")] = "default",
-    prior: Annotated[Optional[Path], typer.Option(help="What `handful meta-train` or `pretrain` wrote, to start from.")] = None,  # noqa: UP045
+    prior: Annotated[
+        Path | None, typer.Option(help="What `handful meta-train` or `pretrain` wrote, to start from.")
+    ] = None,
     template: Annotated[Optional[str], typer.Option(help="Text with {text}, or Jinja: {{ column }}.")] = None,  # noqa: UP045
     shots: Annotated[Optional[int], typer.Option(min=1, help="So many rows a class, entities a type, or rows.")] = None,  # noqa: UP045
     seed: Annotated[int, typer.Option(help="Decides folds, initial parameters and order.")] = 0,

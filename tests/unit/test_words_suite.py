@@ -28,7 +28,7 @@ def data(tmp_path: Path) -> Path:
     single = [{"text": f"q{n}", "choices": ["x", "y"], "answer": n % 2} for n in range(120)]
     write(tmp_path / "bigbench_multiple_choice" / "ruin_names.jsonl", single)
     for split, start in {"train": 0, "test": 100}.items():
-        rows = [{"text": f"t{n}", "label": "ab"[n % 2]} for n in range(start, start + 80)]
+        rows = [{"text": f"t{n}", "label": "01"[n % 2]} for n in range(start, start + 80)]
         write(tmp_path / "sst2" / f"{split}.jsonl", rows)
     return tmp_path
 

@@ -132,6 +132,8 @@ def _files(folder: Path) -> tuple[str, ...]:
 
 
 def _find(task: SuiteTask, data: Path | None) -> Pool | str:
+    from handful import definitions
+
     if data is None:
         return "say with --data where its folder lies"
     if files := _files(data / "tfew_fewshot" / task.name):
@@ -142,7 +144,8 @@ def _find(task: SuiteTask, data: Path | None) -> Pool | str:
     train, test = split_file(folder, "train"), split_file(folder, "test")
     if train is None or test is None:
         return f"no folder tfew_fewshot/{task.name}, bigbench_multiple_choice or {task.name} with it in {data}"
-    return WordedPool(task.name, "words", task.metric, "", (str(train),), str(test))
+    known = task.name if definitions.is_definition(task.name) else ""
+    return WordedPool(task.name, "words", task.metric, known, (str(train),), str(test))
 
 
 def _task(name: str, what: str, classes: int, licence: str = UNCHECKED, kind: str = "choice") -> SuiteTask:
