@@ -18,13 +18,20 @@ from torch import Tensor
 from handful.errors import HandfulWarning
 
 
+SHARE = 0.1
+"""Of a run's time that keeping its progress may take, once that takes longer than a moment."""
+
+
 class Checkpoint:
-    """One file, rewritten at most every `seconds`, tied by a digest to what the run was started with."""
+    """One file, rewritten at most every `seconds`, tied by a digest to what the run was started with.
+
+    What takes long to write, as all weights of a backbone do, is written more rarely.
+    """
 
     def __init__(self, path: Path, identity: Sequence[object], seconds: float = 2.0) -> None:
         self.path, self.seconds = path, seconds
         self.digest = digest(identity)
-        self._saved, self._given_up = time.monotonic(), False
+        self._next, self._given_up = time.monotonic() + seconds, False
 
     def load(self) -> dict[str, Tensor] | None:
         """The tensors kept, or None where there are none of this very run."""
@@ -39,7 +46,7 @@ class Checkpoint:
     @property
     def due(self) -> bool:
         """Whether it is time to keep the progress again."""
-        return not self._given_up and time.monotonic() - self._saved >= self.seconds
+        return not self._given_up and time.monotonic() >= self._next
 
     def save(self, tensors: Callable[[], dict[str, Tensor]], *, last: bool = False) -> None:
         """Keeps the tensors if it is time, or the last time; a reader never finds half a file.
@@ -48,6 +55,7 @@ class Checkpoint:
         """
         if self._given_up or not (last or self.due):
             return
+        began = time.monotonic()
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +67,8 @@ class Checkpoint:
                 temporary.unlink()
             found = f"The progress of this fit cannot be kept in {self.path} ({error})"
             warnings.warn(f"{found}: it goes on, but could not be resumed.", HandfulWarning, stacklevel=2)
-        self._saved = time.monotonic()
+        now = time.monotonic()
+        self._next = now + max(self.seconds, (now - began) * (1 / SHARE - 1))
 
 
 def digest(parts: Sequence[object]) -> str:

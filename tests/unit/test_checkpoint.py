@@ -102,3 +102,21 @@ def test_the_digest_sees_shape_type_and_content() -> None:
     same = [torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(6), torch.zeros(2, 3).double(), torch.zeros(2, 3).int()]
     assert len({digest([x]) for x in same}) == len(same)
     assert digest([torch.arange(6).reshape(2, 3).mT]) == digest([torch.arange(6).reshape(2, 3).mT.contiguous()])
+
+
+def test_what_takes_long_to_write_is_written_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
+    each = Checkpoint(tmp_path / "tune.safetensors", ["a"], seconds=2)
+
+    def slow() -> dict[str, Tensor]:
+        now[0] += 5
+        return TENSORS
+
+    now[0] += 2
+    assert each.due
+    each.save(slow)
+    now[0] += 44
+    assert not each.due
+    now[0] += 1
+    assert each.due
