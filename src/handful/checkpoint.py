@@ -17,7 +17,6 @@ from torch import Tensor
 
 from handful.errors import HandfulWarning
 
-
 SHARE = 0.1
 """Of a run's time that keeping its progress may take, once that takes longer than a moment."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,6 @@ from tinytext import small, tiny_multilabel, tiny_task, tiny_text, words_of
 
 HEADS = ("default", "probe", "prototypes")
 TUNED = {name: small(name) for name in methods()} | {"top": OnLayers(method=LoRA(rank=2), start=1)}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(name: str, tasks: Sequence[Task], **options: Any) -> list[Artifact]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from commandline import call
 from handful import artifact as artifacts
-from handful import classifier, cli
+from handful import classifier
 from handful.artifact import Artifact
 from handful.card import model_card
 from handful.errors import DataError, RequestError
@@ -37,14 +35,6 @@ METHODS: dict[str, Method] = {
     "lora": small("lora"), "prompt": small("prompt"), "ladder": small("ladder"),
     "top": OnLayers(method=LayerNormTuning(), start=1),
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def fitted(
@@ -166,19 +156,14 @@ def test_a_cell_of_a_comparison(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def handful(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
+def handful(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
     """Runs the command line in this process and gives what it prints; a failure is a test's."""
     monkeypatch.chdir(tmp_path)
 
     def said(*arguments: object, status: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["handful", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
-        capsys.readouterr()
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as stopped:
-            cli.main()
-        shown = capsys.readouterr()
-        assert stopped.value.code == status, shown.err
-        return shown.err if status else shown.out
+        done = call(*arguments)
+        assert done.status == status, done.err
+        return done.err if status else done.out
 
     return said
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,14 +28,6 @@ WORDS = Template(prompt="{{ text }}:", words={"class 0": "yes", "class 1": "no"}
 OTHER = Template(prompt="is {{ text }} so:", words=WORDS.words, name="other")
 QUICK: dict[str, Any] = {"steps": 3}
 ENOUGH: dict[str, Any] = {"steps": 40, "lr": 0.1}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def toy(rows: int = 6, seed: int = 0, templates: tuple[Template, ...] = (WORDS,), name: str = "toy") -> Task:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 
+from commandline import Done, call
 from handful import artifact as artifacts
-from handful import cli
 from handful.bill import Work, pass_flops, prompting
 from handful.shapes import shape
 from tiny import TINY
 from tinytext import save_tiny, save_writer, tokenizer, words_of
 
-Bill = Callable[..., tuple[int, str, str]]
+Bill = Callable[..., Done]
 ROWS, STEPS, BATCH = 12, 3, 8
 ASKED = "{{ text }} so"
 
@@ -46,43 +44,27 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name in ("decoder", "both"):
             recipe = f"tfew:steps={STEPS}:batch_size={BATCH}"
             given = ("--backbone", f"./{name}", "--recipe", recipe, "--template", ASKED, "--out", f"{name}-task")
-            assert run("fit", "rows.jsonl", *given)[0] == 0
-        assert run("fit", "rows.jsonl", "--backbone", "./encoder", "--recipe", "probe", "--out", "encoder-task")[0] == 0
+            assert call("fit", "rows.jsonl", *given).status == 0
+        given = ("--backbone", "./encoder", "--recipe", "probe", "--out", "encoder-task")
+        assert call("fit", "rows.jsonl", *given).status == 0
         fitted = artifacts.load("decoder-task")
         artifacts.save(replace(fitted, cost={}), "free-task")
         artifacts.save(replace(fitted, cost={**fitted.cost, "training_rows": None}), "bare-task")
-        assert (
-            run("fit", "rows.jsonl", "--backbone", "./decoder", "--recipe", "icl:shots=2", "--out", "shown-task")[0]
-            == 0
-        )
+        given = ("--backbone", "./decoder", "--recipe", "icl:shots=2", "--out", "shown-task")
+        assert call("fit", "rows.jsonl", *given).status == 0
         yield folder
     torch.set_num_threads(threads)
 
 
-def run(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys, "argv", ["handful", *map(str, arguments)])
-        patched.delenv("HANDFUL_DEBUG", raising=False)
-        patched.setenv("COLUMNS", "120")
-        with (
-            contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings(),
-            pytest.raises(SystemExit) as stopped,
-        ):  # fmt: skip
-            cli.main()
-    code = stopped.value.code
-    return code if isinstance(code, int) else 0, out.getvalue(), err.getvalue()
-
-
 @pytest.fixture
 def bill(place: Path) -> Bill:
-    return lambda *arguments: run("bill", *arguments)
+    return partial(call, "bill", columns=120)
 
 
 def found(bill: Bill, *arguments: object) -> dict[str, Any]:
-    status, out, err = bill(*arguments, "--json")
-    assert status == 0, err
-    return json.loads(out)
+    done = bill(*arguments, "--json")
+    assert done.status == 0, done.err
+    return done.json
 
 
 def tokens_of(texts: list[str]) -> list[int]:

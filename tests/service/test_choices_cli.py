@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +13,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from commandline import call
 from handful import artifact as artifacts
-from handful import choicecommands, cli, commands
+from handful import choicecommands, commands
 from handful.errors import HandfulWarning
 from handful.types import Example, Task
 from tinytext import save_speaker, save_tiny, words_of
 
-Done = tuple[int, str, str]
-Handful = Callable[..., Done]
 QUICK = "tfew:steps=2"
 LEARNED = "tfew:steps=50:lr=0.1"
 DEFINITION = """\
@@ -74,24 +70,8 @@ def write(path: Path, content: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in content))
 
 
-def call(*arguments: object) -> Done:
-    """The command line in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
-        warnings.catch_warnings(),
-    ):  # fmt: skip
-        patch.setattr(sys, "argv", ["handful", *map(str, arguments)])
-        patch.delenv("HANDFUL_DEBUG", raising=False)
-        patch.setitem(os.environ, "COLUMNS", "120")
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-    code = stopped.value.code
-    return code if isinstance(code, int) else 0, out.getvalue(), err.getvalue()
-
-
 def done(*arguments: object) -> str:
-    status, out, err = call(*arguments)
+    status, out, err = call(*arguments, columns=120)
     assert status == 0, err
     return out
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
 import re
@@ -12,56 +11,27 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from commandline import Done, call
 from handful import __version__, cli
 from handful import artifact as artifacts
 from handful.methods import methods
 from tinytext import save_tiny, tiny_multilabel, tiny_task, words_of
 
-
-@dataclass
-class Done:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def lines(self) -> list[Any]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
 Handful = Callable[..., Done]
 
 
 @pytest.fixture
-def handful(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Handful]:
+def handful(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Handful]:
     """Runs the command line in this process, in a folder of its own, on one thread."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HANDFUL_DEBUG", raising=False)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-
-    def run(*arguments: object, stdin: bytes = b"") -> Done:
-        monkeypatch.setattr(sys, "argv", ["handful", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capsys.readouterr()
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as stopped:
-            cli.main()
-        said = capsys.readouterr()
-        code = stopped.value.code
-        return Done(code if isinstance(code, int) else 0, said.out, said.err)
-
-    yield run
+    yield call
     torch.set_num_threads(before)
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
-import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel
 
+from commandline import call
 from handful import artifact as artifacts
-from handful import attach, cli, load_backbone, load_peft
+from handful import attach, load_backbone, load_peft
 from handful.artifact import Artifact
 from handful.backbone import Backbone
 from handful.errors import MethodError
@@ -37,8 +35,6 @@ from tinytext import random_params, save_tiny, tiny_multilabel, tiny_task, token
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
-Done = tuple[int, str, str]
-Handful = Callable[..., Done]
 FILES = {"adapter_config.json", "adapter_model.safetensors", "head.safetensors", "head.json", "README.md"}
 TEXTS = "['a text', 'another']"
 
@@ -57,24 +53,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.set_num_threads(threads)
 
 
-def handful(*arguments: object) -> Done:
-    """Status, output and errors of a command run in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(sys, "argv", ["handful", *map(str, arguments)])
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stopped:
-            cli.main()
-    return int(stopped.value.code or 0), out.getvalue(), err.getvalue()
-
-
 @pytest.fixture(scope="module")
 def fit(place: Path) -> Callable[[str], str]:
     def fitted(recipe: str, *options: str) -> str:
         name = "-".join([recipe.partition(":")[0], *options]).replace("-", "")
         if not (place / name).exists():
-            status, _, err = handful(
-                "fit", "train.csv", "--backbone", "tiny", "--recipe", recipe, "--out", name, *options
-            )
+            status, _, err = call("fit", "train.csv", "--backbone", "tiny", "--recipe", recipe, "--out", name, *options)
             assert status == 0, err
         return name
 
@@ -101,7 +85,7 @@ FITTED += ["ia3:steps=8:num_folds=0", "vera:rank=5:steps=8:num_folds=0", "prompt
 def test_peft_answers_as_predict_does(place: Path, fit: Callable[..., str], recipe: str) -> None:
     task = fit(f"{recipe}:lr=0.05")
     out = f"out/{task}"
-    status, said, err = handful("export", task, "--out", out)
+    status, said, err = call("export", task, "--out", out)
     assert status == 0, err
     assert {path.name for path in Path(out).iterdir()} == FILES
     assert [path.name for path in Path("out").glob(".*")] == []
@@ -112,7 +96,7 @@ def test_peft_answers_as_predict_does(place: Path, fit: Callable[..., str], reci
 
     texts = repr(Path("new.txt").read_text().splitlines())
     labels, found = answered(lines, texts)
-    expected = [json.loads(line)["scores"] for line in handful("predict", task, "new.txt")[1].splitlines()]
+    expected = [json.loads(line)["scores"] for line in call("predict", task, "new.txt")[1].splitlines()]
     assert labels == list(expected[0])
     own = torch.tensor([list(row.values()) for row in expected])
     torch.testing.assert_close(found, own, rtol=0, atol=1e-5)
@@ -122,7 +106,7 @@ def test_peft_answers_as_predict_does(place: Path, fit: Callable[..., str], reci
 
 def test_nothing_of_the_head_is_lost_and_the_folder_comes_back(place: Path, fit: Callable[..., str]) -> None:
     task = fit("lora:rank=2:steps=8:lr=0.05")
-    status, said, err = handful("export", task, "--out", "whole", "--json")
+    status, said, err = call("export", task, "--out", "whole", "--json")
     assert status == 0, err
     shown, fitted = json.loads(said), artifacts.load(task)
     assert shown.keys() == {"out", "files", "bytes_on_disk", "base", "python"}
@@ -143,13 +127,13 @@ def test_nothing_of_the_head_is_lost_and_the_folder_comes_back(place: Path, fit:
 
 def test_a_quantised_backbone_is_named_without_its_ending(place: Path, fit: Callable[..., str]) -> None:
     task = fit("lora:rank=2:steps=8:num_folds=0", "--quantize", "int8")
-    status, said, err = handful("export", task, "--out", "eight", "--json")
+    status, said, err = call("export", task, "--out", "eight", "--json")
     assert status == 0
     assert "warning: The task was fitted on int8 weights" in err
     assert json.loads(Path("eight/adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
     assert json.loads(Path("eight/head.json").read_text())["backbone"] == "tiny@int8"
     _, found = answered(json.loads(said)["python"], repr(Path("new.txt").read_text().splitlines()))
-    own = [list(json.loads(line)["scores"].values()) for line in handful("predict", task, "new.txt")[1].splitlines()]
+    own = [list(json.loads(line)["scores"].values()) for line in call("predict", task, "new.txt")[1].splitlines()]
     torch.testing.assert_close(found, torch.tensor(own), rtol=0, atol=0.02)
 
 
@@ -252,7 +236,7 @@ def test_what_peft_would_answer_otherwise_is_refused(tmp_path: Path) -> None:
 def refused(arguments: list[object], words: list[str], place: Path) -> None:
     """Status 2, one line that says what was asked, found and can be done, and nothing written."""
     before = sorted(place.rglob("*"))
-    status, out, err = handful("export", *arguments)
+    status, out, err = call("export", *arguments)
     (line,) = err.splitlines()
     assert (status, out) == (2, "")
     assert line.startswith("error: ")
@@ -281,7 +265,7 @@ def test_folders_that_cannot_be_written_or_read(place: Path, fit: Callable[..., 
     refused(["nothing", "--out", "x"], ["nothing", "no such folder", "handful fit --out"], place)
     refused(["tiny", "--out", "x"], ["tiny", "handful.json"], place)
     refused([task, "--out", "x", "--backbone", "./nowhere"], ["'./nowhere'", "no such folder"], place)
-    assert handful("export", task)[0] == 2
+    assert call("export", task)[0] == 2
 
 
 def test_another_backbone_is_refused(place: Path, fit: Callable[..., str], tmp_path: Path) -> None:
@@ -307,7 +291,7 @@ def test_a_full_disk_leaves_nothing(
     monkeypatch.setattr(Path, "write_bytes", lambda *_: full(None))
     refused([task, "--out", out.name], ["No space left on device", out.name], place)
     monkeypatch.undo()
-    assert handful("export", task, "--out", out.name)[0] == 0
+    assert call("export", task, "--out", out.name)[0] == 0
     assert {path.name for path in out.iterdir()} == FILES
 
 

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from commandline import OFTEN, Done, finished, started
 from tiny import TINY, build
 from tinytext import tokenizer, words_of
-
-OFTEN = (
-    "from handful.checkpoint import Checkpoint; Checkpoint.__init__.__defaults__ = (0.1,)\n"
-    "from handful.cli import main; main()"
-)
-"""The command line, keeping its progress every tenth of a second in place of every two seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +26,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def started(place: Path, out: str, *options: str) -> subprocess.Popen[str]:
+def fitting(place: Path, out: str, *options: str) -> subprocess.Popen[str]:
     arguments = ["fit", "train.csv", "--backbone", "deep", "--recipe", "lora:steps=400", "--out", out, *options]
-    return subprocess.Popen(
-        [sys.executable, "-c", OFTEN, *arguments], cwd=place, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    return started(place, *arguments, program=OFTEN)
 
 
-def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, said = process.communicate(timeout=120)
-    return process.returncode, said
-
-
-def stopped(process: subprocess.Popen[str], place: Path, how: signal.Signals) -> tuple[int, str]:
+def stopped(process: subprocess.Popen[str], place: Path, how: signal.Signals) -> Done:
     """Stops a fit when it has kept more of its progress than there was."""
 
     def kept() -> list[int]:
@@ -67,15 +51,15 @@ def tensors(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_killed_and_a_stopped_fit_continue_to_the_same_bytes(place: Path) -> None:
-    whole = started(place, "whole")
-    assert stopped(started(place, "task"), place, signal.SIGKILL)[0] == -signal.SIGKILL
+    whole = fitting(place, "whole")
+    assert stopped(fitting(place, "task"), place, signal.SIGKILL)[0] == -signal.SIGKILL
     assert not (place / "task").exists()
-    status, said = stopped(started(place, "task", "--resume"), place, signal.SIGINT)
+    status, _, said = stopped(fitting(place, "task", "--resume"), place, signal.SIGINT)
     assert status == 130
     assert "--resume" in said
     assert "Traceback" not in said
     assert not (place / "task").exists()
-    assert finished(started(place, "task", "--resume"))[0] == 0
+    assert finished(fitting(place, "task", "--resume"))[0] == 0
     assert finished(whole)[0] == 0
     assert tensors(place / "whole").keys() == {"adapter_model.safetensors", "head.safetensors"}
     assert tensors(place / "task") == tensors(place / "whole")

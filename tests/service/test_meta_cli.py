@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from commandline import Done, finished, started
 from handful.folders import read_manifest
 from tinytags import tiny_tagging, write_conll
 from tinytext import save_tiny
@@ -28,23 +26,13 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def handful(place: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "handful", *arguments]
-    return subprocess.Popen(
-        command, cwd=place, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def ran(place: Path, *arguments: str) -> tuple[int, str, str]:
-    process = handful(place, *arguments)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+def ran(place: Path, *arguments: str) -> Done:
+    return finished(started(place, *arguments))
 
 
 def test_a_killed_run_is_continued_to_the_same_bytes(place: Path) -> None:
     asked = ["meta-train", "words.csv:ways=2-3:shots=1-2:query=2", *ASKED, "--steps", "300", "--looks", "100"]
-    process = handful(place, *asked, "--out", "killed")
+    process = started(place, *asked, "--out", "killed")
     progress = place / ".killed.progress" / "outer.safetensors"
     until = time.monotonic() + 120
     while not progress.exists() and process.poll() is None and time.monotonic() < until:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import os
-import sys
-import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +14,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from commandline import Done, call
 from handful import artifact as artifacts
-from handful import cli
 from tiny import TINY
 from tinytext import save_tiny, words_of
 
-Done = tuple[int, str, str]
 Handful = Callable[..., Done]
 ROWS = [
     {"text": "It rained [all] day.", "choices": ["He got wet.", "He sang."], "answer": 0},
@@ -74,27 +70,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def handful(place: Path, monkeypatch: pytest.MonkeyPatch) -> Handful:
-    def run(*arguments: object) -> Done:
-        out, err = io.StringIO(), io.StringIO()
-        monkeypatch.setattr(sys, "argv", ["handful", *map(str, arguments)])
-        monkeypatch.delenv("HANDFUL_DEBUG", raising=False)
-        monkeypatch.setitem(os.environ, "COLUMNS", "100")
-        with (
-            contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings(),
-            pytest.raises(SystemExit) as stopped,
-        ):  # fmt: skip
-            cli.main()
-        code = stopped.value.code
-        return code if isinstance(code, int) else 0, out.getvalue(), err.getvalue()
-
-    return run
+def handful(place: Path) -> Handful:
+    return partial(call, columns=100)
 
 
 def shown(handful: Handful, *arguments: object) -> dict[str, Any]:
-    status, out, err = handful("prompt", *arguments, "--json")
-    assert status == 0, err
-    return json.loads(out)
+    done = handful("prompt", *arguments, "--json")
+    assert done.status == 0, done.err
+    return done.json
 
 
 def test_a_row_of_a_file_in_the_default_template(handful: Handful) -> None:
