@@ -153,32 +153,30 @@ class Adafactor:
         return state
 
     def step(self, flat: Tensor, grad: Tensor, state: State, lr: Tensor, layout: Layout) -> Tensor:
-        count = state["count"].add_(1)
+        count, decay = state["count"].add_(1), torch.as_tensor(self.weight_decay, dtype=flat.dtype, device=flat.device)
         beta = 1 - count**-self.decay  # [T, 1]
-        updates = []
+        decayed = decay * flat if decay.any() else None
         for i, (_, _, shape, start) in enumerate(layout.entries):
-            size = torch.Size(shape).numel()
-            g = grad[:, start : start + size].reshape(-1, *shape)
-            square = g.square() + self.eps
+            update = grad[:, start : start + torch.Size(shape).numel()]
+            g = update.view(-1, *shape)
+            square = g.square().add_(self.eps)
             row = state[f"row.{i}"]
             b = beta.reshape(-1, *(1,) * (row.ndim - 1))
             if len(shape) >= 2:
                 column = state[f"column.{i}"]
                 row.mul_(b).add_((1 - b) * square.mean(-1))
                 column.mul_(b).add_((1 - b) * square.mean(-2))
-                scale = (row / row.mean(-1, keepdim=True)).rsqrt()[..., None] * column.rsqrt()[..., None, :]
+                g.mul_((row / row.mean(-1, keepdim=True)).rsqrt()[..., None]).mul_(column.rsqrt()[..., None, :])
             else:
-                row.mul_(b).add_((1 - b) * square)
-                scale = row.rsqrt()
-            update = (g * scale).flatten(1) if shape else (g * scale)[:, None]
-            entries = (update != 0).sum(1, keepdim=True).clamp(min=1)  # classes that only pad have no gradient
-            rms = (update.square().sum(1, keepdim=True) / entries).sqrt()
-            update = update / (rms / self.clip).clamp(min=1)
+                g.mul_(row.mul_(b).add_((1 - b) * square).rsqrt())
+            entries = update.count_nonzero(1)[:, None].clamp(min=1).to(flat)  # classes that only pad have no gradient
+            rms = update.norm(dim=1, keepdim=True) / entries.sqrt()
+            taken = (rms / self.clip).clamp(min=1).reciprocal()
             if self.scaled:
-                own = flat[:, start : start + size]
-                update = update * own.square().mean(1, keepdim=True).sqrt().clamp(min=self.least)
-            updates.append(update)
-        return -lr * (torch.cat(updates, 1) + self.weight_decay * flat)
+                own = flat[:, start : start + update.shape[1]]
+                taken = taken * (own.norm(dim=1, keepdim=True) / own.shape[1] ** 0.5).clamp(min=self.least)
+            update.mul_(taken)
+        return grad.add_(decayed).mul_(-lr) if decayed is not None else grad.mul_(-lr)
 
 
 def optimizer(name: OptimizerName, weight_decay: float | Tensor = 0.0) -> Optimizer:
