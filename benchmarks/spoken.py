@@ -30,7 +30,6 @@ from handful.choice_losses import summed
 from handful.choices import NOTHING
 from handful.chooser import Chooser, Ranker
 from handful.fit import Schedule
-from handful.methods.base import Method
 from handful.methods.ia3 import IA3
 from handful.stages import train
 from handful.stats import t_span
@@ -43,11 +42,7 @@ RATE, HEARD = 8000, 16000
 SNR = -5
 """Decibels of a recording above the noise."""
 SHOTS, SEEDS, STEPS, ROWS, LR = 2, 5, 30, 4, 3e-2
-ARMS: dict[str, tuple[Method, str]] = {
-    "(IA)^3 in the cross-attention": (IA3(roles=frozenset({"cross.key", "cross.value"})), "lm+ul+ln"),
-    "(IA)^3": (IA3(), "lm+ul+ln"),
-    "(IA)^3, language modelling alone": (IA3(), "lm"),
-}
+ARMS = {"(IA)^3 in the cross-attention": IA3(roles=frozenset({"cross.key", "cross.value"})), "(IA)^3": IA3()}
 
 
 def recordings(file: Path, split: str) -> tuple[list[np.ndarray], Tensor]:
@@ -135,7 +130,7 @@ def main() -> None:
         "zero-shot": accuracy(zero, bare.init(0), test, digits),
     }
     print(json.dumps(found), flush=True)
-    for arm, (method, losses) in ARMS.items():
+    for arm, method in ARMS.items():
         adapted = attach(backbone, method)
         scores = list[float]()
         for seed in range(SEEDS):
@@ -143,7 +138,7 @@ def main() -> None:
             own = torch.cat([order[known[order] == digit][:SHOTS] for digit in range(len(DIGITS))])
             trained = train(
                 Chooser(adapted, words), stack_params([adapted.init(seed)]),
-                lambda _, own=own: stack(pool, [own.tolist()], [known[own]], [len(DIGITS)]), summed(losses),
+                lambda _, own=own: stack(pool, [own.tolist()], [known[own]], [len(DIGITS)]), summed("lm+ul+ln"),
                 Schedule(steps=STEPS, lr=LR, batch_size=ROWS, optimizer="adafactor-scaled", warmup=0.06), seed=[seed],
             )  # fmt: skip
             scores.append(accuracy(Ranker(adapted, words), task_params(trained.params, 0), test, digits))
