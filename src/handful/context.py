@@ -55,13 +55,17 @@ class Context:
 
         Errors name the rows by their numbers from `first` on.
         """
-        each = [self._answered(backbone, words, labels, examples, told, first) for told in self.told(labels, examples)]
+        each = [
+            self._answered(backbone, words, labels, examples, told, first)
+            for told in self.told(backbone, labels, examples)
+        ]
         return torch.stack(each).logsumexp(0) - np.log(len(each))
 
-    def told(self, labels: Sequence[str], examples: Sequence[Example]) -> list[list[str]]:
-        """For each prompt what is said before each of the rows."""
+    def told(self, backbone: Backbone, labels: Sequence[str], examples: Sequence[Example]) -> list[list[str]]:
+        """For each prompt what is said before each of the rows; of similar ones the likest that fit."""
         if self.similar:
-            return [[self.shown(labels, own) for own in nearest(self.rows, examples, self.similar)]]
+            likest = [own[::-1] for own in nearest(self.rows, examples, self.similar)]
+            return [[self.shown(labels, own[::-1]) for own in self.fitting(backbone, labels, likest)]]
         return [[self.shown(labels, order)] * len(examples) for order in self.orders]
 
     def shown(self, labels: Sequence[str], order: Sequence[int]) -> str:
@@ -75,15 +79,17 @@ class Context:
         space = "" if prompt.text[-1:].isspace() else " "
         return prompt.text + space + prompt.choices[own.index(str(row.label))].strip() + BETWEEN
 
-    def fitting(self, backbone: Backbone, labels: Sequence[str], order: Sequence[int]) -> tuple[int, ...]:
-        """As many of the first rows of `order` as fit beside the longest question, or beside half a prompt."""
+    def fitting(
+        self, backbone: Backbone, labels: Sequence[str], orders: Sequence[Sequence[int]]
+    ) -> list[tuple[int, ...]]:
+        """Of each order as many of the first rows as fit beside the longest question, or beside half a prompt."""
         tokenizer: Any = backbone.tokenizer
         questions = self.spoken(backbone, labels, self.rows, [""] * len(self.rows))
         longest = max(len(q.prompt) + max(map(len, q.choices)) for q in questions)
         room = self.limit - min(longest, int(RESERVED * self.limit))
-        shown = [self.demonstration(self.rows[i], labels) for i in order]
-        sizes = [len(ids) for ids in tokenizer(shown, add_special_tokens=False)["input_ids"]] if shown else []
-        return tuple(order[: int((np.cumsum(sizes) <= room).sum())])
+        shown = [self.demonstration(row, labels) for row in self.rows]
+        sizes = np.array([len(ids) for ids in tokenizer(shown, add_special_tokens=False)["input_ids"]])
+        return [tuple(order[: int((sizes[list(order)].cumsum() <= room).sum())]) for order in orders]
 
     def spoken(
         self,

@@ -21,7 +21,7 @@ ID_BYTES = 4
 def prompt_cost(context: Context, backbone: Backbone, words: Vocabulary, labels: Sequence[str]) -> dict[str, Any]:
     """FLOPs of an answer to a row of median length, and what is kept of the prompt; nothing is trained."""
     row = sorted(context.rows, key=lambda e: len(e.text))[len(context.rows) // 2]
-    told = context.told(labels, [row])
+    told = context.told(backbone, labels, [row])
     spoken = [context.spoken(backbone, labels, [row, row], [before, before])[0] for before in (own[0] for own in told)]
     turns = 1 + len(CONTENT_FREE) * (context.calibrated and row.choices is not None)
     whole, cached, kept = 0, 0, 0

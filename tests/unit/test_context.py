@@ -33,7 +33,7 @@ def worded(**changes: object) -> Task:
 
 def test_what_is_shown_is_the_rows_in_order_with_their_answers() -> None:
     context = Context(template=SHORT, rows=ROWS, orders=((2, 0),))
-    assert context.told(TASK.labels, [Example("q")]) == [["c: x\n\na: x\n\n"]]
+    assert context.told(tiny_writer(), TASK.labels, [Example("q")]) == [["c: x\n\na: x\n\n"]]
     assert Context.from_dict(context.to_dict()) == context
 
 
@@ -103,6 +103,16 @@ def test_the_likest_row_comes_last() -> None:
     rows = [Example("blue sea"), Example("red car"), Example("a blue car")]
     assert nearest(rows, [Example("the blue car")], 2)[0] == [1, 2] or nearest(rows, [Example("blue car")], 1)[0] == [2]
     assert nearest(rows, [Example("red car"), Example("blue sea")], 1) == [[1], [0]]
+
+
+def test_of_long_rows_that_are_like_a_question_fewer_are_shown() -> None:
+    rows = (*ROWS, *(Example(f"blue {'car ' * size}", label="x") for size in (1, 2, 9)))
+    context = Context(template=SHORT, rows=rows, orders=((),), similar=3, limit=60)
+    (said,) = context.told(tiny_writer(), TASK.labels, [Example("blue car"), Example("a")])
+    assert 0 < said[0].count("blue") < 3
+    assert "a: x" in said[1]
+    scores = context.scores(tiny_writer(), vocabulary(tiny_writer()), TASK.labels, [Example("blue car"), Example("a")])
+    assert scores.isfinite().all()
 
 
 def test_what_is_drawn_is_seeded_and_balanced() -> None:

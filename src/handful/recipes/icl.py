@@ -63,7 +63,7 @@ def icl(
                 normalised=normalise, limit=limit,
             )  # fmt: skip
             drawn = [order[:asked] for order in _orders(task, prompts, select, own)]
-            fitting = [context.fitting(backbone, task.labels, order) for order in drawn]
+            fitting = context.fitting(backbone, task.labels, drawn)
             kept = min(map(len, fitting))
             if select == "similar" and kept:
                 context = replace(context, similar=kept, orders=((),))
