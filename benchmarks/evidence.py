@@ -67,6 +67,7 @@ def page(store: Path = STORE) -> str:
         words=_text(words_tables.words_table(words)) if words else "",
         words_chosen=_text(words_tables.words_chosen(words_tables.words_arms(results_of(WORDS_CHOSEN)))),
         words_quartiles=_text(words_tables.words_quartiles(words)),
+        spoken=words_tables.spoken(),
         words_costs=_text(words_tables.words_costs(words)),
         prior=prior_tables.cost(),
         leopard_missing=prior_tables.missing(leopard, "leopard"),

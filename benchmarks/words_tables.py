@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from arms_tables import arms_table
 from handful.cells import Result
 from handful.recipes import parse, written
-from handful.stats import Arm, by_arm, overall
+from handful.stats import Arm, Place, by_arm, overall
 from words_arms import ARMS, BACKBONE, CHOICES, SHOTS
 
+SPOKEN = Path(__file__).with_name("results") / "spoken.json"
 NAMES = {written(*parse(recipe)): said for recipe, said in ARMS.items()}
 
 
@@ -33,12 +36,18 @@ def words_table(results: Sequence[Result]) -> list[str]:
 
 def words_quartiles(results: Sequence[Result]) -> list[str]:
     """Median and quartiles over draws, which is how T-Few's authors report, of what was tuned."""
-    arms = by_arm(r for r in results if r.cell.recipe in NAMES and r.cell.recipe.startswith("tfew"))
+    arms = {arm: own for arm, own in _ordered(results).items() if arm.recipe.startswith("tfew")}
     lines = ["| task | " + " | ".join(NAMES[arm.recipe] for arm in arms) + " |", "| --- |" + " ---: |" * len(arms)]
     for task in sorted({r.cell.task for r in results}):
         own = [_quartiles([r for r in cells.values() if r.cell.task == task]) for cells in arms.values()]
         lines.append(f"| {task} | " + " | ".join(own) + " |")
     return [*lines, ""]
+
+
+def _ordered(results: Sequence[Result]) -> dict[Arm, dict[Place, Result]]:
+    """The cells of each arm, in the order of `NAMES`."""
+    table, arms = by_arm(results), [Arm(recipe, BACKBONE) for recipe in NAMES]
+    return {arm: table[arm] for arm in arms if arm in table}
 
 
 def _quartiles(results: Sequence[Result]) -> str:
@@ -68,9 +77,7 @@ def words_costs(results: Sequence[Result]) -> list[str]:
         "| | GFLOP to train | GFLOP an answer | with the prompt kept | seconds a fit | kB a task |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for arm, cells in by_arm(results).items():
-        if arm.recipe not in NAMES or not cells:
-            continue
+    for arm, cells in _ordered(results).items():
         found = [cell.outcome.cost for cell in cells.values() if cell.outcome]
 
         def of(name: str, scale: float, known: Sequence[dict[str, float]] = found) -> str:
@@ -83,3 +90,13 @@ def words_costs(results: Sequence[Result]) -> list[str]:
         ]  # fmt: skip
         lines.append(f"| {NAMES[arm.recipe]} | " + " | ".join(said) + " |")
     return [*lines, ""]
+
+
+def spoken() -> dict[str, Any]:
+    """What `benchmarks/spoken.py` found, if it ran: accuracies in percent, the tuned one with its interval."""
+    if not SPOKEN.is_file():
+        return {}
+    found = json.loads(SPOKEN.read_text(encoding="utf-8"))
+    return {name.replace(", ", "_").replace("-", "_"): value for name, value in found.items()} | {
+        "mean": mean(found["tuned"]), "half": (found["span"][1] - found["span"][0]) / 2
+    }  # fmt: skip
