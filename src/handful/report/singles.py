@@ -37,22 +37,10 @@ def mistakes(study: Study) -> Section | None:
 
 def _task_table(study: Study, shots: int) -> Table:
     rows: list[tuple[Entry, ...]] = []
-    data: list[tuple[object, ...]] = [
-        (
-            "task",
-            "shots",
-            "recipe",
-            "backbone",
-            "mean",
-            "low",
-            "high",
-            "level",
-            "lower_quartile",
-            "median",
-            "upper_quartile",
-            "seeds",
-        )
-    ]
+    data: list[tuple[object, ...]] = [(
+        "task", "shots", "recipe", "backbone", "mean", "low", "high", "level",
+        "lower_quartile", "median", "upper_quartile", "seeds",
+    )]  # fmt: skip
     for task, results in study.by_task.items():
         own = [r for r in results if r.cell.shots == shots]
         found = {mean.arm: mean for mean in means(own, study.level)}
